@@ -1,0 +1,143 @@
+//! Counters that commit with the turn, and the three laws that must hold between them.
+//!
+//! *Invariant:* no term of a law is computed from the others; each is counted where it happens.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What became of the rows an operator read. Every row gets exactly one disposition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorCounters {
+    /// Rows (and messages) read.
+    pub read: u64,
+    /// Handled.
+    pub processed: u64,
+    /// Left out by a predicate.
+    pub filtered: u64,
+    /// Too late for their window.
+    pub late: u64,
+    /// Set aside as dead letters.
+    pub dead: u64,
+    /// Held back for a parked key.
+    pub parked: u64,
+    /// Rows produced; not part of a law.
+    pub emitted: u64,
+    /// Timers and windows fired; not part of a law.
+    pub fired: u64,
+    /// Timers and firings that failed and became dead letters; not part of a law.
+    pub dead_firings: u64,
+}
+
+impl OperatorCounters {
+    /// The operator law: read = processed + filtered + late + dead + parked.
+    pub fn balanced(&self) -> bool {
+        self.read == self.processed + self.filtered + self.late + self.dead + self.parked
+    }
+
+    /// Adds another operator's (or an earlier turn's) counts.
+    pub fn add(&mut self, other: &OperatorCounters) {
+        self.read += other.read;
+        self.processed += other.processed;
+        self.filtered += other.filtered;
+        self.late += other.late;
+        self.dead += other.dead;
+        self.parked += other.parked;
+        self.emitted += other.emitted;
+        self.fired += other.fired;
+        self.dead_firings += other.dead_firings;
+    }
+}
+
+/// What a source made of the units (lines, records) it has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceCounters {
+    /// Lines or records seen.
+    pub units: u64,
+    /// Decoded into rows.
+    pub rows: u64,
+    /// Set aside: they could not be decoded.
+    pub undecodable: u64,
+    /// Not data: a header, a blank line.
+    pub skipped: u64,
+}
+
+impl SourceCounters {
+    /// The source law: units = rows + undecodable + skipped.
+    pub fn balanced(&self) -> bool {
+        self.units == self.rows + self.undecodable + self.skipped
+    }
+
+    /// Adds another turn's (or partition's) counts.
+    pub fn add(&mut self, other: &SourceCounters) {
+        self.units += other.units;
+        self.rows += other.rows;
+        self.undecodable += other.undecodable;
+        self.skipped += other.skipped;
+    }
+}
+
+/// Everything one task has counted since it exists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskCounters {
+    /// Per operator name.
+    pub operators: BTreeMap<String, OperatorCounters>,
+    /// If the task is a source.
+    pub source: Option<SourceCounters>,
+}
+
+/// One line of the stream law: appended = read by a consumer + its backlog + expired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamLine {
+    /// The stream and partition, as `name/partition`.
+    pub stream: String,
+    /// The consuming task.
+    pub consumer: String,
+    /// Rows appended to the partition before the consumer's attachment ended, counted on append.
+    pub appended: u64,
+    /// Rows the consumer has committed as read, counted by the consumer.
+    pub read: u64,
+    /// Rows that lie behind the consumer's position, counted from the frames.
+    pub backlog: u64,
+    /// Rows dropped unread by an `expire` policy.
+    pub expired: u64,
+}
+
+impl StreamLine {
+    /// Whether the line balances.
+    pub fn balanced(&self) -> bool {
+        self.appended == self.read + self.backlog + self.expired
+    }
+}
+
+/// The whole ledger of a node: every law, line by line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Per `flow/stage`: what its sources saw.
+    pub sources: BTreeMap<String, SourceCounters>,
+    /// Per `flow/stage/operator`: what became of its rows.
+    pub operators: BTreeMap<String, OperatorCounters>,
+    /// Per stream partition and consumer.
+    pub streams: Vec<StreamLine>,
+}
+
+impl Ledger {
+    /// The lines that do not balance, as a person reads them; empty if all is accounted for.
+    pub fn violations(&self) -> Vec<String> {
+        let sources = self.sources.iter().filter(|(_, c)| !c.balanced()).map(|(name, c)| {
+            let rest = c.rows + c.undecodable + c.skipped;
+            format!("source {name}: {} units seen, {rest} accounted for", c.units)
+        });
+        let operators = self.operators.iter().filter(|(_, c)| !c.balanced()).map(|(name, c)| {
+            let rest = c.processed + c.filtered + c.late + c.dead + c.parked;
+            format!("operator {name}: {} rows read, {rest} accounted for", c.read)
+        });
+        let streams = self.streams.iter().filter(|l| !l.balanced()).map(|l| {
+            format!(
+                "stream {} -> {}: {} rows appended, {} read + {} waiting + {} expired",
+                l.stream, l.consumer, l.appended, l.read, l.backlog, l.expired
+            )
+        });
+        sources.chain(operators).chain(streams).collect()
+    }
+}

@@ -1,0 +1,297 @@
+//! A vectorised step inside a task, and what it may do in a turn.
+//!
+//! *Invariants*
+//! - An operator never undoes itself: outputs are rolled back here, state in its tables.
+//! - It reads no clock: [`Scope::clock`] is the turn's.
+//! - In careful mode every unit (a row, a message, a timer, a firing) runs inside
+//!   [`Scope::unit`], so that one failure costs one unit.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crate::{
+    Batch, Origin, Result, Time,
+    ledger::OperatorCounters,
+    letter::{Letter, Trigger},
+    mail::Mail,
+    table::StateTable,
+};
+
+/// Why a unit failed. Takes any error, so `?` works.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// Why.
+    pub message: String,
+    /// The column at fault; empty if none can be named.
+    pub column: String,
+    /// Where in the code, if it was a panic.
+    pub backtrace: String,
+}
+
+impl Failure {
+    /// A failure with a reason.
+    pub fn new(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), ..Failure::default() }
+    }
+
+    /// Names the column at fault.
+    pub fn column(mut self, column: impl Into<String>) -> Failure {
+        self.column = column.into();
+        self
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(e: E) -> Failure {
+        Failure::new(e.to_string())
+    }
+}
+
+/// How a turn runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// At full speed; the first failure undoes the whole turn.
+    Optimistic,
+    /// Unit by unit; a failure costs one unit.
+    Careful,
+}
+
+/// Where rows leave an operator. Port 0 is the main output; others are side outputs.
+pub type Port = usize;
+
+/// How far the current turn is, readable by the watchdog.
+#[derive(Debug, Default)]
+pub struct Probe {
+    call: AtomicU64,
+}
+
+impl Probe {
+    /// The ordinal of the last call into a handler in this turn; 0 outside of one.
+    pub fn call(&self) -> u64 {
+        self.call.load(Ordering::Relaxed)
+    }
+
+    /// Outside of any handler.
+    pub fn idle(&self) {
+        self.call.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Everything an operator produced in a turn so far.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Rows per port, in order.
+    pub rows: Vec<(Port, Batch)>,
+    /// Messages: the receiving stage's index among the operator's mail targets, and the message.
+    pub mail: Vec<(usize, Mail)>,
+    /// What was set aside.
+    pub letters: Vec<Letter>,
+    /// What was counted.
+    pub counters: OperatorCounters,
+}
+
+/// A point to roll outputs back to.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    rows: usize,
+    mail: usize,
+    letters: usize,
+    counters: OperatorCounters,
+}
+
+impl Outputs {
+    /// Remembers what there is.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            rows: self.rows.len(),
+            mail: self.mail.len(),
+            letters: self.letters.len(),
+            counters: self.counters,
+        }
+    }
+
+    /// Forgets everything since `mark`.
+    pub fn rollback(&mut self, mark: Mark) {
+        self.rows.truncate(mark.rows);
+        self.mail.truncate(mark.mail);
+        self.letters.truncate(mark.letters);
+        self.counters = mark.counters;
+    }
+}
+
+/// Catches a panic of user code and turns it into a [`Failure`]; handed in by the runtime, which
+/// owns the panic hook.
+pub type Catch = fn(&mut dyn FnMut() -> Result<(), Failure>) -> Result<(), Failure>;
+
+/// What an operator sees of the turn it runs in.
+pub struct Scope<'a> {
+    /// The turn's clock: max of the committed clock and the wall clock.
+    pub clock: Time,
+    /// The task's watermark: the minimum over its inputs.
+    pub watermark: Time,
+    /// How the turn runs.
+    pub mode: Mode,
+    /// 1 for a turn's first run; more when it runs again.
+    pub attempt: u32,
+    /// What was produced so far.
+    pub out: &'a mut Outputs,
+    /// Names the running call to the watchdog.
+    pub probe: &'a Probe,
+    /// The call that must not be executed: it never returned, or it took the node down.
+    pub suspect: Option<u64>,
+    /// See [`Catch`].
+    pub catch: Catch,
+}
+
+/// What a unit is, in case it has to be set aside.
+#[derive(Clone, Debug, Default)]
+pub struct Unit<'a> {
+    /// What is being done.
+    pub trigger: Trigger,
+    /// The key's bytes; empty if there is none.
+    pub key: &'a [u8],
+    /// The source row that caused it.
+    pub origin: Origin,
+}
+
+/// How a unit ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its effects stand.
+    Done,
+    /// It has failed and its outputs are rolled back; the caller takes back its state.
+    Failed(Failure),
+}
+
+impl Scope<'_> {
+    /// Notes that a handler is about to be called. `Err` if this call must not be executed.
+    #[inline]
+    pub fn enter(&mut self) -> Result<(), Failure> {
+        let call = self.probe.call.load(Ordering::Relaxed) + 1;
+        self.probe.call.store(call, Ordering::Relaxed);
+        match self.suspect {
+            Some(suspect) if suspect == call => Err(Failure::new(
+                "set aside unexecuted: the call did not return, or ended the process, before",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs one unit: in optimistic mode as it is (its failure fails the turn), in careful mode
+    /// caught, with its outputs rolled back if it fails.
+    pub fn unit(
+        &mut self,
+        mut run: impl FnMut(&mut Scope<'_>) -> Result<(), Failure>,
+    ) -> Result<Outcome, Failure> {
+        if self.mode == Mode::Optimistic {
+            self.enter()?;
+            return run(self).map(|()| Outcome::Done);
+        }
+        let mark = self.out.mark();
+        let catch = self.catch;
+        let entered = self.enter();
+        let result = entered.and_then(|()| catch(&mut || run(&mut self.reborrow())));
+        Ok(match result {
+            Ok(()) => Outcome::Done,
+            Err(failure) => {
+                self.out.rollback(mark);
+                Outcome::Failed(failure)
+            }
+        })
+    }
+
+    fn reborrow(&mut self) -> Scope<'_> {
+        Scope {
+            clock: self.clock,
+            watermark: self.watermark,
+            mode: self.mode,
+            attempt: self.attempt,
+            out: self.out,
+            probe: self.probe,
+            suspect: self.suspect,
+            catch: self.catch,
+        }
+    }
+
+    /// Sets a unit aside. Flow, stage, operator, source and time are filled in by the task.
+    pub fn dead(&mut self, unit: &Unit<'_>, failure: Failure, payload: Vec<u8>) {
+        self.out.letters.push(Letter {
+            time: self.clock,
+            trigger: unit.trigger,
+            key: unit.key.to_vec(),
+            place: unit.origin.0, // the task resolves it to source and place
+            column: failure.column,
+            error: failure.message,
+            backtrace: failure.backtrace,
+            payload,
+            ..Letter::default()
+        });
+    }
+}
+
+/// Whether an operator has more to fire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// All that was due has fired.
+    Done,
+    /// The budget is used up; go on in the next turn.
+    More,
+}
+
+/// A vectorised step inside a task.
+pub trait Operator: Send {
+    /// Its explicit name, unique in the stage.
+    fn name(&self) -> &str;
+
+    /// Its tables, for undo, seal and restore.
+    fn tables(&mut self) -> Vec<&mut dyn StateTable>;
+
+    /// Handles rows. May fail at any row; never has to undo itself.
+    ///
+    /// # Errors
+    /// In optimistic mode the first failure; the task then undoes the turn and runs it carefully.
+    /// In careful mode only what no unit can be blamed for: the task is restarted.
+    fn process(&mut self, rows: &Batch, scope: &mut Scope<'_>) -> Result<(), Failure>;
+
+    /// Handles messages; as [`Operator::process`].
+    fn mail(&mut self, mail: &[Mail], scope: &mut Scope<'_>) -> Result<(), Failure> {
+        scope.out.counters.read += mail.len() as u64;
+        match mail.first() {
+            None => Ok(()),
+            Some(_) => Err(Failure::new(format!("operator {} takes no messages", self.name()))),
+        }
+    }
+
+    /// Fires at most `budget` timers or windows that are due at the scope's watermark and clock.
+    fn advance(&mut self, _budget: usize, _scope: &mut Scope<'_>) -> Result<Advance, Failure> {
+        Ok(Advance::Done)
+    }
+
+    /// The next processing time at which [`Operator::advance`] has something to do.
+    fn wake_at(&self) -> Option<Time> {
+        None
+    }
+
+    /// Takes back what [`Operator::tables`] cannot: called after an undo.
+    fn undone(&mut self) {}
+
+    /// Called after a seal.
+    fn sealed(&mut self) {}
+
+    /// Called once when the whole state was restored.
+    fn restored(&mut self) {}
+}
