@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use arrow_array::{
-    Array, ArrayRef, Int64Array, RecordBatch, UInt32Array, UInt64Array,
+    ArrayRef, Int64Array, RecordBatch, UInt32Array, UInt64Array,
     cast::AsArray,
     types::{Int64Type, UInt64Type},
 };

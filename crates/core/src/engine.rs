@@ -152,6 +152,11 @@ pub trait Engine: Send + Sync {
     /// The committed progress of every task that exists, by name.
     fn tasks(&self) -> Vec<(String, TaskId, Progress)>;
 
+    /// The name of a task.
+    fn task_name(&self, id: TaskId) -> Option<String> {
+        self.tasks().into_iter().find(|(_, task, _)| *task == id).map(|(name, ..)| name)
+    }
+
     /// Figures for `status` and the benches.
     fn stats(&self) -> EngineStats;
 }
@@ -198,6 +203,9 @@ pub trait Lease: Send {
 
     /// Hands a turn in. At most two may be unsettled.
     fn commit(&mut self, turn: Turn) -> Ticket;
+
+    /// Hands the same bytes in again, after [`Settlement::Retry`].
+    fn retry(&mut self, _ticket: Ticket) {}
 
     /// What became of a turn.
     fn settled(&mut self, ticket: Ticket) -> Settlement;

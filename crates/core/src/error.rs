@@ -48,6 +48,8 @@ pub enum Code {
     Permission,
     /// The flow has failed and was given up by its supervisor.
     Failed,
+    /// A record failed and the policy of its process says `stop`.
+    Stopped,
     /// A broken invariant.
     Bug,
 }
@@ -69,6 +71,7 @@ impl Code {
             Code::Unknown => "M0011",
             Code::Input => "M0012",
             Code::Failed => "M0013",
+            Code::Stopped => "M0014",
             Code::StateVersion => "M0021",
             Code::Bug => "M0099",
         }
@@ -83,7 +86,8 @@ impl Code {
             | Code::StateVersion
             | Code::Input
             | Code::Limit
-            | Code::Failed => Kind::User,
+            | Code::Failed
+            | Code::Stopped => Kind::User,
             Code::Bug => Kind::Bug,
             _ => Kind::External,
         }

@@ -3,10 +3,11 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow_array::{
-    Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, UInt64Array,
+    ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, UInt64Array,
     cast::AsArray,
     types::{Int64Type, UInt64Type},
 };
+use arrow_ipc::{reader::StreamReader, writer::StreamWriter};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
@@ -169,6 +170,22 @@ pub fn from_batch(rows: &RecordBatch) -> Result<Vec<Letter>> {
             payload: bytes(13, row),
         })
         .collect())
+}
+
+/// A row as it is kept in a letter: an Arrow IPC stream of its own, schema included.
+pub fn row_payload(rows: &RecordBatch, row: usize) -> Vec<u8> {
+    let write = || {
+        let mut writer = StreamWriter::try_new(Vec::new(), &rows.schema())?;
+        writer.write(&rows.slice(row, 1))?;
+        writer.into_inner()
+    };
+    // Writing to memory fails only for types that no stream has; the letter still says why.
+    write().unwrap_or_default()
+}
+
+/// What [`row_payload`] has kept; `None` if the payload is something else.
+pub fn payload_row(payload: &[u8]) -> Option<RecordBatch> {
+    StreamReader::try_new(payload, None).ok()?.next()?.ok()
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub struct Failure {
     pub column: String,
     /// Where in the code, if it was a panic.
     pub backtrace: String,
+    /// The policy says that the flow must not go on.
+    pub stop: bool,
 }
 
 impl Failure {
@@ -143,6 +145,8 @@ pub struct Scope<'a> {
     pub clock: Time,
     /// The task's watermark: the minimum over its inputs.
     pub watermark: Time,
+    /// The minimum over all producers but the one whose rows are being processed.
+    pub others: Time,
     /// How the turn runs.
     pub mode: Mode,
     /// 1 for a turn's first run; more when it runs again.
@@ -178,6 +182,13 @@ pub enum Outcome {
 }
 
 impl Scope<'_> {
+    /// The watermark at a row: its stamp, held back by the other producers, never behind the
+    /// task's. It depends on the order of the rows alone, not on how they fall into turns.
+    #[inline]
+    pub fn watermark_at(&self, stamp: Time) -> Time {
+        stamp.min(self.others).max(self.watermark)
+    }
+
     /// Notes that a handler is about to be called. `Err` if this call must not be executed.
     #[inline]
     pub fn enter(&mut self) -> Result<(), Failure> {
@@ -218,6 +229,7 @@ impl Scope<'_> {
         Scope {
             clock: self.clock,
             watermark: self.watermark,
+            others: self.others,
             mode: self.mode,
             attempt: self.attempt,
             out: self.out,

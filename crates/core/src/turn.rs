@@ -72,6 +72,10 @@ pub struct Progress {
     pub inputs: Vec<InputProgress>,
     /// The task's own watermark; never goes back.
     pub watermark: Time,
+    /// How often the event at the position was attempted while the task was cautious (it had been
+    /// opened more than once without a commit); 0 otherwise.
+    #[serde(default)]
+    pub attempts: u32,
     /// Everything the task has counted since it exists.
     pub counters: TaskCounters,
     /// What the task's connector wants back: a source's position, a sink's unconfirmed range.

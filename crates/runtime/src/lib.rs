@@ -1,1 +1,11 @@
-//! placeholder
+//! What runs a flow: tasks and their turns, isolation, supervision, state, scheduling, the engines.
+//!
+//! *Invariants*
+//! - Production and simulation run the same code; threads, clock, disk and sockets are handed in.
+//! - A task owns no thread, reads no clock and does no I/O.
+
+pub mod catch;
+pub mod connect;
+pub mod stage;
+pub mod table;
+pub mod task;

@@ -1,0 +1,503 @@
+//! The operator that is a process kind: finds each row's process, wakes it, and keeps its timers.
+//!
+//! *Invariants*
+//! - Before a row is handled, its key's event timers up to the watermark at that row have fired;
+//!   so a process sees the same sequence however rows fall into turns.
+//! - For every process with timers the heap of each clock holds an entry no later than its
+//!   earliest one.
+//!
+//! *Failure:* a failed unit leaves state, timers, outputs and messages as they were; the unit is
+//! a dead letter, or stops the flow, as the policy says.
+
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
+
+use arrow_array::{
+    Array, RecordBatch,
+    cast::AsArray,
+    types::{Int64Type, TimestampMillisecondType},
+};
+use arrow_schema::{DataType, FieldRef, SchemaRef};
+use millstream_core::{
+    Batch, Origin, Time,
+    key::{Keys, hash},
+    letter::{Trigger, row_payload},
+    mail::{Mail, MailKind},
+    operator::{Advance, Mode, Operator, Outcome, Scope, Unit},
+    table::StateTable,
+};
+use millstream_runtime::table::{EntryId, Table, Value};
+use serde::Deserialize;
+
+use crate::process::{Context, Effects, Emitted, Failure, Kinds, Moment, Process, Result, Timers};
+
+/// The hidden timer behind idle expiry.
+const IDLE: &str = "$idle";
+
+/// What happens to an event whose handler fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// It is set aside; the process goes on with the next event.
+    #[default]
+    DeadLetter,
+    /// The flow stops at the event, which stays in the mailbox.
+    Stop,
+}
+
+/// How the processes of one kind live.
+#[derive(Clone, Debug)]
+pub struct ProcessOptions {
+    /// What happens to an event whose handler fails.
+    pub on_error: OnError,
+    /// The largest state of one process, in bytes; an event that makes it larger has failed.
+    pub state_bytes_max: usize,
+    /// A process without events for this long ends ([`Process::terminate`]); `None`: never.
+    pub idle_expiry: Option<Duration>,
+}
+
+impl Default for ProcessOptions {
+    fn default() -> Self {
+        ProcessOptions {
+            on_error: OnError::DeadLetter,
+            state_bytes_max: 1 << 20,
+            idle_expiry: None,
+        }
+    }
+}
+
+impl From<OnError> for ProcessOptions {
+    fn from(on_error: OnError) -> Self {
+        ProcessOptions { on_error, ..ProcessOptions::default() }
+    }
+}
+
+/// Everything a host needs to know.
+#[derive(Clone)]
+pub(crate) struct HostSpec {
+    pub kind: String,
+    pub keys: Vec<usize>,
+    pub event_time: Option<usize>,
+    pub output: SchemaRef,
+    pub sides: Vec<(String, SchemaRef)>,
+    pub kinds: Kinds,
+    pub options: ProcessOptions,
+}
+
+/// A process's state and timers.
+struct Cell<P> {
+    state: P,
+    timers: Timers,
+    /// Per clock: the heap holds an entry no later than this.
+    scheduled: [Time; 2],
+    bytes_max: usize,
+}
+
+impl<P: Process> Value for Cell<P> {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
+        let start = out.len();
+        out.extend_from_slice(&P::STATE_VERSION.to_le_bytes());
+        self.timers.encode(out)?;
+        rmp_serde::encode::write_named(out, &self.state)
+            .map_err(|e| Failure::new(format!("state cannot be serialised: {e}")))?;
+        match out.len() - start {
+            n if n > self.bytes_max => {
+                Err(Failure::new(format!("state of {n} bytes; the limit is {}", self.bytes_max)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let (version, mut rest) =
+            bytes.split_first_chunk::<2>().ok_or_else(|| Failure::new("empty state"))?;
+        let version = u16::from_le_bytes(*version);
+        let timers = Timers::decode(&mut rest)?;
+        let state = match version == P::STATE_VERSION {
+            true => rmp_serde::from_slice(rest)?,
+            false => P::migrate(version, rmp_serde::from_slice(rest)?)?,
+        };
+        let earliest = |clock| timers.earliest(clock).unwrap_or(Time::MAX);
+        Ok(Cell { scheduled: [earliest(0), earliest(1)], state, timers, bytes_max: usize::MAX })
+    }
+}
+
+/// What woke a process.
+enum Wake<I> {
+    Input(I),
+    Timer { clock: usize, now: Time },
+}
+
+/// The operator behind [`crate::Flow::process`].
+pub(crate) struct ProcessHost<P: Process> {
+    spec: Arc<HostSpec>,
+    side_names: Vec<String>,
+    fields: Vec<FieldRef>,
+    table: Table<Cell<P>>,
+    heaps: [BinaryHeap<Reverse<(Time, EntryId)>>; 2],
+    popped: Vec<(usize, Time, EntryId)>,
+    effects: Effects<P::Out>,
+}
+
+impl<P: Process> ProcessHost<P> {
+    pub fn new(spec: Arc<HostSpec>) -> Self {
+        ProcessHost {
+            side_names: spec.sides.iter().map(|(name, _)| name.clone()).collect(),
+            fields: spec.output.fields().to_vec(),
+            table: Table::new(&spec.kind),
+            heaps: Default::default(),
+            popped: Vec::new(),
+            effects: Effects::default(),
+            spec,
+        }
+    }
+
+    /// Runs one unit of process `entry` and, in careful mode, contains its failure. `true` if it
+    /// went well.
+    fn unit(
+        &mut self,
+        entry: EntryId,
+        moment: Moment,
+        trigger: Trigger,
+        scope: &mut Scope<'_>,
+        wake: &mut dyn FnMut() -> Result<Wake<P::In>>,
+        payload: &dyn Fn() -> Vec<u8>,
+    ) -> Result<bool> {
+        if scope.mode == Mode::Optimistic {
+            scope.enter()?;
+            return self.wake(entry, moment, wake()?).map(|()| true);
+        }
+        let mark = (self.effects.rows.len(), self.effects.sides.len(), self.effects.mail.len());
+        let saved = self.table.save(entry);
+        let outcome = scope.unit(|_| {
+            if let Err(failure) = &saved {
+                return Err(failure.clone());
+            }
+            self.wake(entry, moment, wake()?)?;
+            self.check(entry, mark.0, mark.1)
+        })?;
+        let Outcome::Failed(mut failure) = outcome else { return Ok(true) };
+        self.effects.rows.truncate(mark.0);
+        self.effects.sides.truncate(mark.1);
+        self.effects.mail.truncate(mark.2);
+        if let Ok(saved) = &saved {
+            self.table.put_back(entry, saved)?;
+        }
+        if self.spec.options.on_error == OnError::Stop {
+            failure.stop = true;
+            return Err(failure);
+        }
+        let key = self.table.key(entry).to_vec();
+        scope.dead(&Unit { trigger, key: &key, origin: moment.origin }, failure, payload());
+        Ok(false)
+    }
+
+    /// Serialises what the unit leaves behind, so that what cannot be is this unit's failure.
+    fn check(&mut self, entry: EntryId, rows: usize, sides: usize) -> Result<()> {
+        self.table.save(entry)?;
+        let rows = &self.effects.rows[rows..];
+        if !rows.is_empty() {
+            let rows: Vec<&P::Out> = rows.iter().map(|e| &e.row).collect();
+            serde_arrow::to_record_batch(&self.fields, &rows)?;
+        }
+        for (port, side) in &self.effects.sides[sides..] {
+            serde_arrow::to_record_batch(self.spec.sides[port - 1].1.fields(), &[&side.row])?;
+        }
+        Ok(())
+    }
+
+    /// Wakes a process: makes it if need be, calls its handler, keeps what it leaves.
+    fn wake(&mut self, entry: EntryId, moment: Moment, wake: Wake<P::In>) -> Result<()> {
+        let bytes_max = self.spec.options.state_bytes_max;
+        let mut cell = self.table.value_mut(entry)?.take();
+        let made = cell.is_none();
+        if made && matches!(wake, Wake::Timer { .. }) {
+            return Ok(()); // ended since the timer was set
+        }
+        let mut cell_value = cell.take().unwrap_or_else(|| Cell {
+            state: P::default(),
+            timers: Timers::default(),
+            scheduled: [Time::MAX; 2],
+            bytes_max,
+        });
+        cell_value.bytes_max = bytes_max;
+        let Cell { state, timers, .. } = &mut cell_value;
+        let fired = match &wake {
+            Wake::Timer { clock, now } => match timers.take_due(*clock, *now) {
+                Some((_, name)) => Some(name),
+                None => {
+                    *self.table.value_mut(entry)? = Some(cell_value);
+                    return Ok(());
+                }
+            },
+            Wake::Input(_) => None,
+        };
+        let mut ctx = Context {
+            key: self.table.key(entry),
+            moment,
+            kind: &self.spec.kind,
+            kinds: &self.spec.kinds,
+            sides: &self.side_names,
+            timers,
+            effects: &mut self.effects,
+            stopped: false,
+        };
+        if made {
+            state.init(&mut ctx)?;
+        }
+        match (wake, &fired) {
+            (Wake::Input(input), _) => {
+                state.handle(input, &mut ctx)?;
+                if let Some(idle) = self.spec.options.idle_expiry {
+                    ctx.timers.set(IDLE, crate::process::At::Processing(moment.now + idle));
+                }
+            }
+            (Wake::Timer { .. }, Some(name)) if &**name == IDLE => ctx.stop(),
+            (Wake::Timer { .. }, Some(name)) => state.on_timer(name, &mut ctx)?,
+            (Wake::Timer { .. }, None) => {}
+        }
+        let stopped = ctx.stopped;
+        if stopped {
+            state.terminate(&mut ctx)?;
+        }
+        if !stopped {
+            self.schedule(entry, &mut cell_value);
+            *self.table.value_mut(entry)? = Some(cell_value);
+        }
+        Ok(())
+    }
+
+    fn schedule(&mut self, entry: EntryId, cell: &mut Cell<P>) {
+        for clock in 0..2 {
+            if let Some(due) = cell.timers.earliest(clock)
+                && due < cell.scheduled[clock]
+            {
+                cell.scheduled[clock] = due;
+                self.heaps[clock].push(Reverse((due, entry)));
+            }
+        }
+    }
+
+    /// Fires a process's due timers of one clock, at most `budget`.
+    fn fire(
+        &mut self,
+        entry: EntryId,
+        clock: usize,
+        now: Time,
+        budget: &mut usize,
+        scope: &mut Scope<'_>,
+    ) -> Result<()> {
+        while *budget > 0 {
+            let due = self.table.value(entry)?.as_ref().and_then(|c| c.timers.earliest(clock));
+            let Some(due) = due.filter(|due| *due <= now) else { return Ok(()) };
+            *budget -= 1;
+            scope.out.counters.fired += 1;
+            // What a timer emits was already on time just before it was due.
+            let stamp = if clock == 0 { due.ms().saturating_sub(1) } else { scope.watermark.ms() };
+            let moment = Moment {
+                now: scope.clock,
+                watermark: if clock == 0 { now } else { scope.watermark },
+                event_time: (clock == 0).then_some(due),
+                late: false,
+                stamp,
+                origin: Origin::NONE,
+                attempt: scope.attempt,
+                hops: 0,
+            };
+            let mut wake = || Ok(Wake::Timer { clock, now: due });
+            let payload = || format!("timer due {due}").into_bytes();
+            if !self.unit(entry, moment, Trigger::Timer, scope, &mut wake, &payload)? {
+                // A failed timer is consumed.
+                scope.out.counters.dead_firings += 1;
+                if let Some(cell) = self.table.value_mut(entry)? {
+                    cell.timers.take_due(clock, due);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what units have emitted.
+    fn flush(&mut self, scope: &mut Scope<'_>) -> Result<()> {
+        let effects = std::mem::take(&mut self.effects);
+        scope.out.counters.emitted += effects.rows.len() as u64;
+        if !effects.rows.is_empty() {
+            let rows: Vec<&P::Out> = effects.rows.iter().map(|e| &e.row).collect();
+            let batch = batch(&self.spec.output, &rows, &effects.rows)?;
+            scope.out.rows.push((0, batch));
+        }
+        for (at, (_, schema)) in self.spec.sides.iter().enumerate() {
+            let own: Vec<&Emitted<serde_json::Value>> =
+                effects.sides.iter().filter(|(port, _)| *port == at + 1).map(|(_, e)| e).collect();
+            if !own.is_empty() {
+                let rows: Vec<&serde_json::Value> = own.iter().map(|e| &e.row).collect();
+                let batch = batch(schema, &rows, own.iter().copied())?;
+                scope.out.rows.push((at + 1, batch));
+            }
+        }
+        scope.out.mail.extend(effects.mail);
+        Ok(())
+    }
+}
+
+fn batch<'a, R: serde::Serialize, T: 'a>(
+    schema: &SchemaRef,
+    rows: &[R],
+    emitted: impl IntoIterator<Item = &'a Emitted<T>> + Clone,
+) -> Result<Batch> {
+    let rows = serde_arrow::to_record_batch(schema.fields(), &rows)?;
+    let rows = RecordBatch::try_new(schema.clone(), rows.columns().to_vec())?;
+    let stamps = emitted.clone().into_iter().map(|e| e.stamp).collect();
+    let origins = emitted.into_iter().map(|e| e.origin).collect();
+    Ok(Batch::new(rows, stamps, origins))
+}
+
+/// A column of event times, whichever way it is stored.
+pub(crate) fn times(rows: &RecordBatch, column: usize) -> Option<&[i64]> {
+    let column = rows.column(column);
+    match column.data_type() {
+        DataType::Int64 => Some(column.as_primitive::<Int64Type>().values()),
+        DataType::Timestamp(..) => {
+            Some(column.as_primitive_opt::<TimestampMillisecondType>()?.values())
+        }
+        _ => None,
+    }
+}
+
+impl<P: Process> Operator for ProcessHost<P> {
+    fn name(&self) -> &str {
+        &self.spec.kind
+    }
+
+    fn tables(&mut self) -> Vec<&mut dyn StateTable> {
+        vec![&mut self.table]
+    }
+
+    fn process(&mut self, rows: &Batch, scope: &mut Scope<'_>) -> Result<()> {
+        scope.out.counters.read += rows.len() as u64;
+        let columns: Vec<&dyn Array> =
+            self.spec.keys.iter().map(|c| rows.rows().column(*c).as_ref()).collect();
+        let keys = Keys::of(&columns, rows.len()).map_err(|e| Failure::new(e.to_string()))?;
+        let times = self.spec.event_time.and_then(|c| times(rows.rows(), c));
+        let inputs = serde_arrow::Deserializer::from_record_batch(rows.rows())?;
+        for row in 0..rows.len() {
+            let key = keys.get(row);
+            let entry = self.table.entry(hash(key), key);
+            let stamp = rows.stamp(row);
+            let watermark = scope.watermark_at(stamp);
+            self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
+            let event_time = times.map(|t| Time::from_ms(t[row]));
+            let moment = Moment {
+                now: scope.clock,
+                watermark,
+                event_time,
+                late: event_time.is_some_and(|t| t < stamp),
+                stamp: watermark.ms(),
+                origin: rows.origin(row),
+                attempt: scope.attempt,
+                hops: 0,
+            };
+            let mut wake = || match inputs.get(row) {
+                Some(item) => Ok(Wake::Input(P::In::deserialize(item)?)),
+                None => Err(Failure::new("a row beyond the batch")),
+            };
+            let payload = || row_payload(rows.rows(), row);
+            match self.unit(entry, moment, Trigger::Record, scope, &mut wake, &payload)? {
+                true => scope.out.counters.processed += 1,
+                false => scope.out.counters.dead += 1,
+            }
+        }
+        self.flush(scope)
+    }
+
+    fn mail(&mut self, mail: &[Mail], scope: &mut Scope<'_>) -> Result<()> {
+        scope.out.counters.read += mail.len() as u64;
+        for message in mail {
+            let watermark = scope.watermark.max(scope.others.min(scope.watermark));
+            if message.kind != MailKind::Sent {
+                // A kill ends the process as it lives; what it has committed is what it resumes
+                // from, so there is nothing to change. Other kinds are reserved.
+                scope.out.counters.processed += 1;
+                continue;
+            }
+            let entry = self.table.entry(hash(&message.key), &message.key);
+            self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
+            let event_time = Some(message.event_time).filter(|t| *t != Time::MIN);
+            let moment = Moment {
+                now: scope.clock,
+                watermark,
+                event_time,
+                late: false,
+                stamp: watermark.ms(),
+                origin: message.origin,
+                attempt: scope.attempt,
+                hops: message.hops,
+            };
+            let mut wake = || Ok(Wake::Input(rmp_serde::from_slice(&message.payload)?));
+            let payload = || message.payload.clone();
+            match self.unit(entry, moment, Trigger::Message, scope, &mut wake, &payload)? {
+                true => scope.out.counters.processed += 1,
+                false => scope.out.counters.dead += 1,
+            }
+        }
+        self.flush(scope)
+    }
+
+    fn advance(&mut self, budget: usize, scope: &mut Scope<'_>) -> Result<Advance> {
+        let mut left = budget;
+        for (clock, now) in [(0, scope.watermark), (1, scope.clock)] {
+            while let Some(&Reverse((due, entry))) = self.heaps[clock].peek() {
+                if due > now {
+                    break;
+                }
+                if left == 0 {
+                    self.flush(scope)?;
+                    return Ok(Advance::More);
+                }
+                self.heaps[clock].pop();
+                self.popped.push((clock, due, entry));
+                if !self.table.is_used(entry) {
+                    continue;
+                }
+                match self.table.value_mut(entry)? {
+                    Some(cell) if cell.scheduled[clock] >= due => cell.scheduled[clock] = Time::MAX,
+                    _ => continue, // an earlier entry is in the heap, or the process has ended
+                }
+                self.fire(entry, clock, now, &mut left, scope)?;
+                if let Some(mut cell) = self.table.value_mut(entry)?.take() {
+                    self.schedule(entry, &mut cell);
+                    *self.table.value_mut(entry)? = Some(cell);
+                }
+            }
+        }
+        self.flush(scope)?;
+        Ok(Advance::Done)
+    }
+
+    fn wake_at(&self) -> Option<Time> {
+        self.heaps[1].peek().map(|Reverse((due, _))| *due)
+    }
+
+    fn undone(&mut self) {
+        self.effects = Effects::default();
+        for (clock, due, entry) in self.popped.drain(..) {
+            self.heaps[clock].push(Reverse((due, entry)));
+        }
+    }
+
+    fn sealed(&mut self) {
+        self.popped.clear();
+    }
+
+    fn restored(&mut self) {
+        let heaps = &mut self.heaps;
+        self.table.for_each_sealed(|entry, _, value| {
+            if let Some(mut rest) = value.get(2..)
+                && rest.get(..2) != Some(&[0, 0])
+                && let Ok(timers) = Timers::decode(&mut rest)
+            {
+                for (clock, heap) in heaps.iter_mut().enumerate() {
+                    heap.extend(timers.earliest(clock).map(|due| Reverse((due, entry))));
+                }
+            }
+        });
+    }
+}

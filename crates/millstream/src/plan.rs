@@ -1,0 +1,643 @@
+//! From a flow to its stages: finds every step's columns, cuts the topology at exchanges, and says
+//! in words what does not fit.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use arrow_schema::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
+use millstream_core::{
+    Code, Error, Result, connector::Source, engine::StreamSpec, key::is_key_type, letter,
+    operator::Operator, turn::StreamId,
+};
+use millstream_runtime::stage::{
+    Edge, EventTime, Front, Mailbox, Route, SourceFront, Stage, StreamFront,
+};
+
+use crate::{
+    flow::{EventTimeSpec, Flow, Step, StepKind, Upstream, schema_of},
+    host::HostSpec,
+    process::Kinds,
+    rows::RowSpec,
+    window::WindowOperator,
+};
+
+/// Bytes of dead letters, late rows and side outputs that are kept for a reader to come.
+const RETAIN_BYTES: u64 = 1 << 30;
+
+type CreateStream<'a> = &'a mut dyn FnMut(&StreamSpec) -> Result<StreamId>;
+
+/// The stages of a flow; streams are made (or only numbered) by `create`.
+pub(crate) fn plan(flow: &Flow, create: CreateStream<'_>) -> Result<Vec<Stage>> {
+    if let Some(wrong) = flow.wrong.first() {
+        return Err(wrong.clone());
+    }
+    let planner = Planner { flow, consumers: consumers(flow) };
+    planner.names()?;
+    let schemas = planner.schemas()?;
+    planner.stages(&schemas, create)
+}
+
+struct Planner<'a> {
+    flow: &'a Flow,
+    /// Who reads each step's port.
+    consumers: BTreeMap<Upstream, Vec<usize>>,
+}
+
+fn consumers(flow: &Flow) -> BTreeMap<Upstream, Vec<usize>> {
+    let mut consumers: BTreeMap<Upstream, Vec<usize>> = BTreeMap::new();
+    for (at, step) in flow.steps.iter().enumerate() {
+        step.from.iter().for_each(|from| consumers.entry(*from).or_default().push(at));
+    }
+    consumers
+}
+
+impl Planner<'_> {
+    fn error(&self, message: impl std::fmt::Display) -> Error {
+        Error::new(Code::Plan, format!("flow `{}`: {message}", self.flow.name))
+    }
+
+    fn step(&self, at: usize) -> &Step {
+        &self.flow.steps[at]
+    }
+
+    fn names(&self) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        for step in self.flow.steps.iter().filter(|s| !matches!(s.kind, StepKind::KeyBy { .. })) {
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            if step.name.is_empty() || !step.name.chars().all(plain) {
+                return Err(self
+                    .error(format!("`{}` cannot name a step", step.name))
+                    .help("names are made of letters, digits, `_` and `-`"));
+            }
+            if !seen.insert(&step.name) {
+                return Err(self.error(format!("two steps are called `{}`", step.name)).help(
+                    "state and streams are found again by name, so each step needs its own",
+                ));
+            }
+        }
+        if !(1..=1024).contains(&self.flow.partitions) {
+            return Err(
+                self.error(format!("{} partitions; 1 to 1024 are possible", self.flow.partitions))
+            );
+        }
+        Ok(())
+    }
+
+    /// The columns of every step's ports, in the order of the steps.
+    fn schemas(&self) -> Result<BTreeMap<Upstream, SchemaRef>> {
+        let mut schemas = BTreeMap::new();
+        for (at, step) in self.flow.steps.iter().enumerate() {
+            let input = match step.from.as_slice() {
+                [] => None,
+                [first, rest @ ..] => {
+                    let schema: &SchemaRef = &schemas[first];
+                    if let Some(other) = rest.iter().find(|o| schemas[*o] != *schema) {
+                        return Err(self.error(format!(
+                            "`{}` and `{}` have other columns and cannot be connected",
+                            self.step(first.0).name,
+                            self.step(other.0).name
+                        )));
+                    }
+                    Some(schema.clone())
+                }
+            };
+            let need = || {
+                input.clone().ok_or_else(|| {
+                    self.error(format!(
+                        "`{}` has nothing before it; start with `source`",
+                        step.name
+                    ))
+                })
+            };
+            let fields = |fields: &crate::flow::Fields| fields.clone().map_err(|e| self.error(e));
+            match &step.kind {
+                StepKind::Source { source, event_time, rows } => {
+                    let rows = rows.as_ref().map(&fields).transpose()?;
+                    let schema =
+                        self.source_schema(at, source.as_ref(), event_time.as_ref(), rows)?;
+                    schemas.insert((at, 0), schema);
+                }
+                StepKind::Rows { input, output, .. } => {
+                    let schema = need()?;
+                    self.has(&schema, &fields(input)?, &step.name)?;
+                    let output = output.as_ref().map(&fields).transpose()?;
+                    schemas.insert((at, 0), output.map_or(schema, |f| schema_of(&f)));
+                }
+                StepKind::KeyBy { columns } => {
+                    let schema = need()?;
+                    for column in columns {
+                        let field = self.column(&schema, column, "key_by")?;
+                        if !is_key_type(field.data_type()) {
+                            return Err(self
+                                .error(format!("column `{column}` is of type {} and cannot be a key", field.data_type()))
+                                .help("keys are made of booleans, integers, text, bytes and timestamps"));
+                        }
+                    }
+                    schemas.insert((at, 0), schema);
+                }
+                StepKind::Process(process) => {
+                    let schema = need()?;
+                    self.keys_of(at)?;
+                    self.has(&schema, &fields(&process.input)?, &step.name)?;
+                    schemas.insert((at, 0), schema_of(&fields(&process.output)?));
+                    for (n, (_, side)) in process.sides.iter().enumerate() {
+                        schemas.insert((at, n + 1), schema_of(&fields(side)?));
+                    }
+                }
+                StepKind::Window { window, aggregates } => {
+                    let schema = need()?;
+                    let keys = self.keys_of(at)?;
+                    self.column(&schema, &window.time, &step.name)?;
+                    for aggregate in aggregates {
+                        if let Some(column) = aggregate.column() {
+                            self.column(&schema, column, &step.name)?;
+                        }
+                    }
+                    let output = WindowOperator::output(&schema, &keys, aggregates);
+                    schemas.insert((at, 0), output.map_err(|e| self.error(e))?);
+                    schemas.insert((at, 1), schema);
+                }
+                StepKind::Sink { .. } => {
+                    need()?;
+                }
+            }
+        }
+        Ok(schemas)
+    }
+
+    /// What a source is to decode: the columns its readers ask for.
+    fn source_schema(
+        &self,
+        at: usize,
+        source: &dyn Source,
+        event_time: Option<&EventTimeSpec>,
+        rows: Option<Vec<FieldRef>>,
+    ) -> Result<SchemaRef> {
+        let known = source.fields()?;
+        let mut wanted = Wanted::default();
+        match rows {
+            Some(rows) => wanted.strong = rows,
+            None => self.demand(at, &mut wanted)?,
+        }
+        let mut fields = wanted.fields();
+        if fields.is_empty() {
+            let Some(names) = &known else {
+                return Err(self
+                    .error(format!(
+                        "nothing says what the rows of `{}` look like",
+                        self.step(at).name
+                    ))
+                    .help("put `.rows::<T>()` behind the source"));
+            };
+            fields = names.iter().map(|n| Arc::new(Field::new(n, DataType::Utf8, true))).collect();
+        }
+        if let Some(spec) = event_time {
+            let time =
+                Field::new(&spec.column, DataType::Timestamp(TimeUnit::Millisecond, None), false);
+            match fields.iter_mut().find(|f| f.name() == &spec.column) {
+                Some(field)
+                    if *field.data_type() == DataType::Utf8
+                        && wanted.strong.iter().any(|f| f.name() == &spec.column) =>
+                {
+                    return Err(self
+                        .error(format!("event time `{}` is read as text by a later step", spec.column))
+                        .help("make the field an i64 (milliseconds since 1970) or a millistream::Time"));
+                }
+                Some(field) => *field = Arc::new(time),
+                None => fields.push(Arc::new(time)),
+            }
+        }
+        if let Some(names) = known {
+            for field in &fields {
+                if !names.contains(field.name()) {
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    return Err(missing(
+                        self.error(format!(
+                            "source `{}` has no field `{}`",
+                            self.step(at).name,
+                            field.name()
+                        )),
+                        field.name(),
+                        &names,
+                    ));
+                }
+            }
+        }
+        Ok(schema_of(&fields))
+    }
+
+    /// Collects what the readers of step `at` ask for, through steps that keep its columns.
+    fn demand(&self, at: usize, wanted: &mut Wanted) -> Result<()> {
+        for &reader in self.consumers.get(&(at, 0)).into_iter().flatten() {
+            match &self.step(reader).kind {
+                StepKind::Rows { input, output, .. } => {
+                    wanted.strong(input.clone().map_err(|e| self.error(e))?);
+                    if output.is_none() {
+                        self.demand(reader, wanted)?;
+                    }
+                }
+                StepKind::KeyBy { columns } => {
+                    columns.iter().for_each(|c| wanted.weak(c, DataType::Utf8));
+                    self.demand(reader, wanted)?;
+                }
+                StepKind::Process(p) => wanted.strong(p.input.clone().map_err(|e| self.error(e))?),
+                StepKind::Window { window, aggregates } => {
+                    wanted.weak(&window.time, DataType::Timestamp(TimeUnit::Millisecond, None));
+                    let columns = aggregates.iter().filter_map(|a| a.column());
+                    columns.for_each(|c| wanted.weak(c, DataType::Float64));
+                }
+                StepKind::Source { .. } | StepKind::Sink { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn column<'s>(&self, schema: &'s SchemaRef, name: &str, step: &str) -> Result<&'s FieldRef> {
+        schema.fields().iter().find(|f| f.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+            missing(
+                self.error(format!("`{step}` asks for column `{name}`, which its stream lacks")),
+                name,
+                &names,
+            )
+        })
+    }
+
+    /// Every field a row type needs must be there; an `Option` may be missing.
+    fn has(&self, schema: &SchemaRef, fields: &[FieldRef], step: &str) -> Result<()> {
+        fields
+            .iter()
+            .filter(|f| !f.is_nullable())
+            .try_for_each(|f| self.column(schema, f.name(), step).map(|_| ()))
+    }
+
+    /// The key columns a keyed step reads by.
+    fn keys_of(&self, at: usize) -> Result<Vec<String>> {
+        let keys = self.step(at).from.iter().map(|from| match &self.step(from.0).kind {
+            StepKind::KeyBy { columns } => Ok(columns.clone()),
+            _ => Err(self
+                .error(format!("nothing says by which key `{}` works", self.step(at).name))
+                .help("put `.key_by(column)` before it")),
+        });
+        let keys = keys.collect::<Result<Vec<_>>>()?;
+        Ok(keys.into_iter().next().unwrap_or_default())
+    }
+
+    /// The step that stands at the head of the stage to which `at` belongs.
+    fn head(&self, at: usize) -> usize {
+        match (&self.step(at).kind, self.step(at).from.as_slice()) {
+            (StepKind::Rows { .. }, [from]) if from.1 == 0 && self.consumers[from].len() == 1 => {
+                self.head(from.0)
+            }
+            (StepKind::KeyBy { .. }, [from]) => self.head(from.0),
+            _ => at,
+        }
+    }
+
+    fn is_head(&self, at: usize) -> bool {
+        !matches!(self.step(at).kind, StepKind::KeyBy { .. }) && self.head(at) == at
+    }
+
+    /// The real steps before `at`: key_by steps stand for what is before them.
+    fn producers(&self, at: usize) -> Vec<Upstream> {
+        let through = |from: &Upstream| match self.step(from.0).kind {
+            StepKind::KeyBy { .. } => self.producers(from.0),
+            _ => vec![*from],
+        };
+        self.step(at).from.iter().flat_map(through).collect()
+    }
+
+    fn partitions_of(&self, head: usize) -> u32 {
+        match &self.step(head).kind {
+            StepKind::Source { source, .. } => source.partitions(),
+            StepKind::Process(_) | StepKind::Window { .. } => self.flow.partitions,
+            StepKind::Sink { sink } if !sink.partitioned() => 1,
+            _ => self
+                .producers(head)
+                .iter()
+                .map(|p| self.partitions_of(self.head(p.0)))
+                .max()
+                .unwrap_or(1),
+        }
+    }
+
+    fn stages(
+        &self,
+        schemas: &BTreeMap<Upstream, SchemaRef>,
+        create: CreateStream<'_>,
+    ) -> Result<Vec<Stage>> {
+        let flow = &self.flow.name;
+        let mut stream = |name: String, schema: &SchemaRef, partitions: u32, retain_bytes: u64| {
+            create(&StreamSpec {
+                name: format!("{flow}/{name}"),
+                schema: schema.clone(),
+                partitions,
+                retain_bytes,
+            })
+        };
+        let dead = stream("$dead".into(), &letter::SCHEMA, 1, RETAIN_BYTES)?;
+        let heads: Vec<usize> = (0..self.flow.steps.len()).filter(|at| self.is_head(*at)).collect();
+        let mut inboxes = BTreeMap::new();
+        for &head in heads.iter().filter(|h| !self.step(**h).from.is_empty()) {
+            let partitions = self.partitions_of(head);
+            let schema = &schemas[&self.step(head).from[0]];
+            let id = stream(self.step(head).name.clone(), schema, partitions, 0)?;
+            inboxes.insert(head, Mailbox { stream: id, partitions });
+        }
+        let mailbox_order: Vec<usize> = heads
+            .iter()
+            .copied()
+            .filter(|h| matches!(self.step(*h).kind, StepKind::Process(_)))
+            .collect();
+        let mailbox_index = mailbox_order.iter().enumerate().map(|(n, h)| (*h, n)).collect();
+        let kinds = Kinds(Arc::new(self.flow.kinds(&mailbox_index)));
+        let mailboxes: Vec<Mailbox> = mailbox_order.iter().map(|h| inboxes[h]).collect();
+        let mut stages = Vec::new();
+        for &head in &heads {
+            let members: Vec<usize> = (0..self.flow.steps.len())
+                .filter(|at| {
+                    !matches!(self.step(*at).kind, StepKind::KeyBy { .. }) && self.head(*at) == head
+                })
+                .collect();
+            let mut edges = Vec::new();
+            for (operator, &member) in members.iter().filter(|m| self.has_operator(**m)).enumerate()
+            {
+                self.side_edges(member, operator, schemas, &inboxes, &mut stream, &mut edges)?;
+            }
+            let operators = members.iter().filter(|m| self.has_operator(**m)).count();
+            let last = *members.last().unwrap_or(&head);
+            self.edges_from((last, 0), operators.saturating_sub(1), schemas, &inboxes, &mut edges)?;
+            stages.push(Stage {
+                flow: flow.clone(),
+                name: self.step(head).name.clone(),
+                partitions: self.partitions_of(head),
+                front: self.front(head, schemas, &inboxes),
+                chain: self.chain(&members, schemas, &kinds)?,
+                edges,
+                mailboxes: mailboxes.clone(),
+                sink: match &self.step(head).kind {
+                    StepKind::Sink { sink } => Some(sink.clone()),
+                    _ => None,
+                },
+                dead,
+                limits: self.flow.limits,
+            });
+        }
+        Ok(stages)
+    }
+
+    fn has_operator(&self, at: usize) -> bool {
+        !matches!(
+            self.step(at).kind,
+            StepKind::Source { .. } | StepKind::Sink { .. } | StepKind::KeyBy { .. }
+        )
+    }
+
+    fn front(
+        &self,
+        head: usize,
+        schemas: &BTreeMap<Upstream, SchemaRef>,
+        inboxes: &BTreeMap<usize, Mailbox>,
+    ) -> Front {
+        match &self.step(head).kind {
+            StepKind::Source { source, event_time, .. } => {
+                let schema = schemas[&(head, 0)].clone();
+                let event_time = event_time.as_ref().map(|spec| EventTime {
+                    column: schema.index_of(&spec.column).unwrap_or_default(),
+                    delay: spec.delay,
+                    future_max: spec.future_max,
+                    idle_after: spec.idle_after,
+                });
+                Front::Source(SourceFront { source: source.clone(), schema, event_time })
+            }
+            _ => {
+                let producers = self.producers(head);
+                let heads: BTreeSet<usize> = producers.iter().map(|p| self.head(p.0)).collect();
+                Front::Streams(vec![StreamFront {
+                    stream: inboxes[&head].stream,
+                    schema: schemas[&self.step(head).from[0]].clone(),
+                    producers: heads.iter().map(|h| self.partitions_of(*h) as usize).sum(),
+                    partitions: 1,
+                }])
+            }
+        }
+    }
+
+    /// Edges from a step's port to all its readers' mailboxes.
+    fn edges_from(
+        &self,
+        from: Upstream,
+        operator: usize,
+        schemas: &BTreeMap<Upstream, SchemaRef>,
+        inboxes: &BTreeMap<usize, Mailbox>,
+        edges: &mut Vec<Edge>,
+    ) -> Result<()> {
+        for &reader in self.consumers.get(&from).into_iter().flatten() {
+            let (target, route) = match &self.step(reader).kind {
+                StepKind::KeyBy { columns } => {
+                    let schema = &schemas[&from];
+                    let keys = columns.iter().filter_map(|c| schema.index_of(c).ok()).collect();
+                    let Some(targets) = self.consumers.get(&(reader, 0)) else { continue };
+                    for target in targets {
+                        edges.push(self.edge(
+                            from,
+                            operator,
+                            *target,
+                            Route::Key(Vec::clone(&keys)),
+                            schemas,
+                            inboxes,
+                        ));
+                    }
+                    continue;
+                }
+                _ => (reader, Route::Same),
+            };
+            if inboxes.contains_key(&target) {
+                edges.push(self.edge(from, operator, target, route, schemas, inboxes));
+            }
+        }
+        Ok(())
+    }
+
+    fn edge(
+        &self,
+        from: Upstream,
+        operator: usize,
+        target: usize,
+        route: Route,
+        schemas: &BTreeMap<Upstream, SchemaRef>,
+        inboxes: &BTreeMap<usize, Mailbox>,
+    ) -> Edge {
+        let inbox = inboxes[&target];
+        Edge {
+            from: (operator, from.1),
+            stream: inbox.stream,
+            schema: schemas[&from].clone(),
+            partitions: inbox.partitions,
+            route,
+            timed: !matches!(self.step(target).kind, StepKind::Sink { .. }),
+        }
+    }
+
+    /// Edges from a step's side ports: to their readers, or to a stream that keeps the rows.
+    fn side_edges(
+        &self,
+        at: usize,
+        operator: usize,
+        schemas: &BTreeMap<Upstream, SchemaRef>,
+        inboxes: &BTreeMap<usize, Mailbox>,
+        stream: &mut dyn FnMut(String, &SchemaRef, u32, u64) -> Result<StreamId>,
+        edges: &mut Vec<Edge>,
+    ) -> Result<()> {
+        let names: Vec<String> = match &self.step(at).kind {
+            StepKind::Process(p) => p.sides.iter().map(|(name, _)| format!("${name}")).collect(),
+            StepKind::Window { .. } => vec!["$late".into()],
+            _ => Vec::new(),
+        };
+        for (n, name) in names.iter().enumerate() {
+            let from = (at, n + 1);
+            if self.consumers.contains_key(&from) {
+                self.edges_from(from, operator, schemas, inboxes, edges)?;
+                continue;
+            }
+            let schema = schemas[&from].clone();
+            let id = stream(format!("{}{name}", self.step(at).name), &schema, 1, RETAIN_BYTES)?;
+            edges.push(Edge {
+                from: (operator, n + 1),
+                stream: id,
+                schema,
+                partitions: 1,
+                route: Route::Same,
+                timed: false,
+            });
+        }
+        Ok(())
+    }
+
+    fn chain(
+        &self,
+        members: &[usize],
+        schemas: &BTreeMap<Upstream, SchemaRef>,
+        kinds: &Kinds,
+    ) -> Result<millstream_runtime::stage::Chain> {
+        let mut makers: Vec<Box<dyn Fn() -> Box<dyn Operator> + Send + Sync>> = Vec::new();
+        for &at in members {
+            let step = self.step(at);
+            let name = step.name.clone();
+            match &step.kind {
+                StepKind::Rows { make, .. } => {
+                    let (make, spec) =
+                        (make.clone(), RowSpec { name, output: schemas[&(at, 0)].clone() });
+                    makers.push(Box::new(move || make(spec.clone())));
+                }
+                StepKind::Process(process) => {
+                    let input = &schemas[&step.from[0]];
+                    let keys = self.keys_of(at)?;
+                    let spec = Arc::new(HostSpec {
+                        kind: name,
+                        keys: keys.iter().filter_map(|k| input.index_of(k).ok()).collect(),
+                        event_time: self
+                            .event_time_column(at)
+                            .and_then(|c| input.index_of(&c).ok()),
+                        output: schemas[&(at, 0)].clone(),
+                        sides: process
+                            .sides
+                            .iter()
+                            .enumerate()
+                            .map(|(n, (name, _))| (name.clone(), schemas[&(at, n + 1)].clone()))
+                            .collect(),
+                        kinds: kinds.clone(),
+                        options: process.options.clone(),
+                    });
+                    let make = process.make.clone();
+                    makers.push(Box::new(move || make(spec.clone())));
+                }
+                StepKind::Window { window, aggregates } => {
+                    let input = schemas[&step.from[0]].clone();
+                    let keys = self.keys_of(at)?;
+                    let (window, aggregates, output) =
+                        (window.clone(), aggregates.clone(), schemas[&(at, 0)].clone());
+                    makers.push(Box::new(move || {
+                        Box::new(WindowOperator::new(
+                            &name,
+                            &window,
+                            &aggregates,
+                            &input,
+                            &keys,
+                            output.clone(),
+                        ))
+                    }));
+                }
+                StepKind::Source { .. } | StepKind::Sink { .. } | StepKind::KeyBy { .. } => {}
+            }
+        }
+        Ok(Arc::new(move |_| makers.iter().map(|make| make()).collect()))
+    }
+
+    /// The event-time column that reaches a step from its source, if its rows still have it.
+    fn event_time_column(&self, at: usize) -> Option<String> {
+        self.producers(at).iter().find_map(|p| match &self.step(p.0).kind {
+            StepKind::Source { event_time, .. } => event_time.as_ref().map(|e| e.column.clone()),
+            StepKind::Sink { .. } => None,
+            _ => self.event_time_column(p.0),
+        })
+    }
+}
+
+/// Columns asked for: by type (strong), or by name with a guess at the type (weak).
+#[derive(Default)]
+struct Wanted {
+    strong: Vec<FieldRef>,
+    weak: Vec<(String, DataType)>,
+}
+
+impl Wanted {
+    fn strong(&mut self, fields: Vec<FieldRef>) {
+        for field in fields {
+            if !self.strong.iter().any(|f| f.name() == field.name()) {
+                self.strong.push(field);
+            }
+        }
+    }
+
+    fn weak(&mut self, name: &str, data_type: DataType) {
+        if !self.weak.iter().any(|(n, _)| n == name) {
+            self.weak.push((name.to_string(), data_type));
+        }
+    }
+
+    fn fields(&self) -> Vec<FieldRef> {
+        let mut fields = self.strong.clone();
+        for (name, data_type) in &self.weak {
+            if !fields.iter().any(|f| f.name() == name) {
+                fields.push(Arc::new(Field::new(name, data_type.clone(), false)));
+            }
+        }
+        fields
+    }
+}
+
+fn missing(error: Error, name: &str, names: &[&str]) -> Error {
+    let near =
+        names.iter().copied().min_by_key(|n| distance(n, name)).filter(|n| distance(n, name) <= 3);
+    match near {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => error.help(format!("it has: {}", names.join(", "))),
+    }
+}
+
+/// Edit distance, for "did you mean".
+pub(crate) fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.chars().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            let cheapest = change.min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], cheapest);
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}

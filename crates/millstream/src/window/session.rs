@@ -1,0 +1,225 @@
+//! Session windows: per key the sessions that are open, merged when a row closes the gap between
+//! two.
+//!
+//! *Invariant:* the sessions of a key are sorted, and more than the gap apart.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use millstream_core::{
+    Batch, Origin,
+    key::hash,
+    letter::{Trigger, row_payload},
+    operator::{Advance, Failure, Mode, Outcome, Scope, Unit},
+    table::StateTable,
+};
+use millstream_runtime::table::{EntryId, Table, Value};
+
+use super::columns::{Closed, Columns, Input, Sums, read_sums};
+use crate::process::Result;
+
+#[derive(Clone, Debug)]
+struct Session {
+    first: i64,
+    last: i64,
+    sums: Sums,
+}
+
+/// The open sessions of one key.
+#[derive(Clone, Debug, Default)]
+struct Open(Vec<Session>);
+
+impl Value for Open {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
+        for session in &self.0 {
+            let mut sums = Vec::new();
+            session.sums.encode(&mut sums)?;
+            out.extend_from_slice(&session.first.to_le_bytes());
+            out.extend_from_slice(&session.last.to_le_bytes());
+            out.extend_from_slice(&u32::try_from(sums.len())?.to_le_bytes());
+            out.extend_from_slice(&sums);
+        }
+        Ok(())
+    }
+
+    fn decode(mut bytes: &[u8]) -> Result<Self> {
+        let mut open = Open::default();
+        while let Some((head, rest)) = bytes.split_first_chunk::<20>() {
+            let (first, head) = head.split_at(8);
+            let (last, len) = head.split_at(8);
+            let len = u32::from_le_bytes(len.try_into()?) as usize;
+            let (mut sums, rest) =
+                rest.split_at_checked(len).ok_or_else(|| Failure::new("a session is cut off"))?;
+            bytes = rest;
+            open.0.push(Session {
+                first: i64::from_le_bytes(first.try_into()?),
+                last: i64::from_le_bytes(last.try_into()?),
+                sums: read_sums(&mut sums)?,
+            });
+        }
+        Ok(open)
+    }
+}
+
+/// The operator for session windows.
+pub(crate) struct Sessions {
+    columns: Columns,
+    gap: i64,
+    table: Table<Open>,
+    /// When a session may close; an entry may be outdated, but none is missing.
+    due: BinaryHeap<Reverse<(i64, EntryId)>>,
+    taken: Vec<(i64, EntryId)>,
+}
+
+impl Sessions {
+    pub fn new(columns: Columns, gap: i64) -> Sessions {
+        let table = Table::new(&columns.name);
+        Sessions { table, columns, gap, due: BinaryHeap::new(), taken: Vec::new() }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.columns.name
+    }
+
+    pub fn table(&mut self) -> &mut dyn StateTable {
+        &mut self.table
+    }
+
+    pub fn process(&mut self, rows: &Batch, scope: &mut Scope<'_>) -> Result<()> {
+        scope.out.counters.read += rows.len() as u64;
+        let input = self.columns.read(rows.rows())?;
+        let mut late = Vec::new();
+        for row in 0..rows.len() {
+            let stamp = rows.stamp(row).ms();
+            if input.time(row).is_ok_and(|t| t.saturating_add(self.gap) <= stamp) {
+                late.push(row as u32);
+                continue;
+            }
+            let key = input.keys.get(row);
+            let entry = self.table.entry(hash(key), key);
+            if scope.mode == Mode::Optimistic {
+                scope.enter()?;
+                self.add(entry, &input, row)?;
+                scope.out.counters.processed += 1;
+                continue;
+            }
+            let saved = self.table.save(entry)?;
+            match scope.unit(|_| self.add(entry, &input, row))? {
+                Outcome::Done => scope.out.counters.processed += 1,
+                Outcome::Failed(failure) => {
+                    self.table.put_back(entry, &saved)?;
+                    let unit = Unit { trigger: Trigger::Record, key, origin: rows.origin(row) };
+                    scope.dead(&unit, failure, row_payload(rows.rows(), row));
+                    scope.out.counters.dead += 1;
+                }
+            }
+        }
+        if !late.is_empty() {
+            scope.out.counters.late += late.len() as u64;
+            scope.out.rows.push((1, rows.take(&late.into()).map_err(crate::flow::failure)?));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, entry: EntryId, input: &Input<'_>, row: usize) -> Result<()> {
+        let time = input.time(row)?;
+        let mut sums = self.columns.empty();
+        self.columns.add(&mut sums, input, row)?;
+        let mut session = Session { first: time, last: time, sums };
+        let open = self.table.value_mut(entry)?.get_or_insert_default();
+        let before = open.0.partition_point(|s| s.last.saturating_add(self.gap) < time);
+        let joined = open.0[before..]
+            .iter()
+            .take_while(|s| s.first <= time.saturating_add(self.gap))
+            .count();
+        for other in open.0.drain(before..before + joined) {
+            session.first = session.first.min(other.first);
+            session.last = session.last.max(other.last);
+            let mut merged = other.sums;
+            self.columns.merge(&mut merged, &session.sums)?;
+            session.sums = merged;
+        }
+        self.due.push(Reverse((session.last.saturating_add(self.gap), entry)));
+        open.0.insert(before, session);
+        Ok(())
+    }
+
+    pub fn advance(&mut self, budget: usize, scope: &mut Scope<'_>) -> Result<Advance> {
+        let mut closed = Vec::new();
+        let mut state = Advance::Done;
+        let watermark = scope.watermark.ms();
+        while let Some(&Reverse((due, entry))) = self.due.peek() {
+            if due > watermark {
+                break;
+            }
+            if closed.len() >= budget {
+                state = Advance::More;
+                break;
+            }
+            self.due.pop();
+            self.taken.push((due, entry));
+            if self.table.is_used(entry) {
+                self.close(entry, watermark, &mut closed, scope)?;
+            }
+        }
+        if !closed.is_empty() {
+            scope.out.counters.emitted += closed.len() as u64;
+            scope.out.rows.push((0, self.columns.rows(&closed)?));
+        }
+        Ok(state)
+    }
+
+    fn close(
+        &mut self,
+        entry: EntryId,
+        watermark: i64,
+        closed: &mut Vec<Closed>,
+        scope: &mut Scope<'_>,
+    ) -> Result<()> {
+        let key: Box<[u8]> = self.table.key(entry).into();
+        let value = self.table.value_mut(entry)?;
+        let Some(mut open) = value.take() else { return Ok(()) };
+        let ended = open.0.partition_point(|s| s.last.saturating_add(self.gap) <= watermark);
+        let ended: Vec<Session> = open.0.drain(..ended).collect();
+        if !open.0.is_empty() {
+            *value = Some(open);
+        }
+        for session in ended {
+            scope.out.counters.fired += 1;
+            let mut results = Vec::new();
+            let outcome = scope.unit(|_| {
+                results = self.columns.results(&session.sums)?;
+                Ok(())
+            })?;
+            let end = session.last.saturating_add(self.gap);
+            match outcome {
+                Outcome::Done => {
+                    closed.push(Closed { key: key.clone(), start: session.first, end, results });
+                }
+                Outcome::Failed(failure) => {
+                    let mut payload = Vec::new();
+                    session.sums.encode(&mut payload)?;
+                    let unit = Unit { trigger: Trigger::Firing, key: &key, origin: Origin::NONE };
+                    scope.dead(&unit, failure, payload);
+                    scope.out.counters.dead_firings += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn undone(&mut self) {
+        self.due.extend(self.taken.drain(..).map(Reverse));
+    }
+
+    pub fn sealed(&mut self) {
+        self.taken.clear();
+    }
+
+    pub fn restored(&mut self) {
+        let (due, gap) = (&mut self.due, self.gap);
+        self.table.for_each_sealed(|entry, _, value| {
+            let sessions = Open::decode(value).unwrap_or_default();
+            due.extend(sessions.0.iter().map(|s| Reverse((s.last.saturating_add(gap), entry))));
+        });
+    }
+}

@@ -1,0 +1,96 @@
+//! Catches a panic of user code and says where it came from.
+//!
+//! *Why a hook of ours:* a panic in a handler is an expected, handled failure. It must not print a
+//! backtrace to stderr a hundred thousand times, and its place must reach the dead letter. Outside
+//! of [`catch`] the hook that was there before does its work as always.
+//!
+//! *Cost:* resolving a backtrace takes milliseconds, so it is done once per panicking place and
+//! remembered, for at most [`PLACES_MAX`] places.
+
+use std::{
+    backtrace::Backtrace,
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    panic::{AssertUnwindSafe, Location, catch_unwind},
+    sync::{LazyLock, Mutex, Once, PoisonError},
+};
+
+use millstream_core::operator::Failure;
+
+/// How many panicking places are remembered with their backtrace.
+pub const PLACES_MAX: usize = 1000;
+
+thread_local! {
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+    static CAUGHT: RefCell<Option<Failure>> = const { RefCell::new(None) };
+}
+
+static BACKTRACES: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Default::default);
+static HOOK: Once = Once::new();
+
+/// Runs `f`; a panic in it becomes a [`Failure`] with place and backtrace.
+pub fn catch(f: &mut dyn FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
+    HOOK.call_once(install_hook);
+    let before = CATCHING.replace(true);
+    // What a panic leaves half changed is taken back by the caller: outputs by mark, state by the
+    // table, or the whole turn by undo.
+    let result = catch_unwind(AssertUnwindSafe(f));
+    CATCHING.set(before);
+    result.unwrap_or_else(|_| {
+        Err(CAUGHT.take().unwrap_or_else(|| Failure::new("panic without a message")))
+    })
+}
+
+fn install_hook() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !CATCHING.get() {
+            return before(info);
+        }
+        let message = info
+            .payload()
+            .downcast_ref::<&str>()
+            .map(|s| s.to_string())
+            .or_else(|| info.payload().downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic whose payload is no text".into());
+        let place = info.location().map(Location::to_string).unwrap_or_default();
+        let backtrace = backtrace(&place);
+        CAUGHT.set(Some(Failure {
+            message: format!("panic '{message}' at {place}"),
+            backtrace,
+            ..Failure::default()
+        }));
+    }));
+}
+
+fn backtrace(place: &str) -> String {
+    let mut known = BACKTRACES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(text) = known.get(place) {
+        return text.clone();
+    }
+    let text = Backtrace::force_capture().to_string();
+    if known.len() < PLACES_MAX {
+        known.insert(place.to_string(), text.clone());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_failure_that_names_its_place() {
+        let failure = catch(&mut || panic!("odd {}", 7)).unwrap_err();
+        assert!(failure.message.starts_with("panic 'odd 7' at "), "{failure}");
+        assert!(failure.message.contains("catch.rs:"), "{failure}");
+        assert!(failure.backtrace.contains("catch"), "{}", failure.backtrace);
+        assert_eq!(catch(&mut || Err(Failure::new("plain"))).unwrap_err().message, "plain");
+        assert_eq!(catch(&mut || Ok(())), Ok(()));
+    }
+
+    #[test]
+    fn panics_unwind() {
+        assert!(cfg!(panic = "unwind"), "supervision needs panics that unwind");
+    }
+}

@@ -1,0 +1,152 @@
+//! What a stage is: the description a flow hands to the node, from which its tasks are made.
+
+use std::{sync::Arc, time::Duration};
+
+use arrow_schema::SchemaRef;
+use millstream_core::{
+    connector::{Sink, Source},
+    operator::{Operator, Port},
+    turn::StreamId,
+};
+
+/// Makes the operators of one task of a stage, fused into one chain.
+pub type Chain = Arc<dyn Fn(u32) -> Vec<Box<dyn Operator>> + Send + Sync>;
+
+/// The operators between two exchanges, and what is before and behind them.
+#[derive(Clone)]
+pub struct Stage {
+    /// The flow's name.
+    pub flow: String,
+    /// The stage's name, unique in the flow.
+    pub name: String,
+    /// How many tasks.
+    pub partitions: u32,
+    /// Where rows come from.
+    pub front: Front,
+    /// What happens to them.
+    pub chain: Chain,
+    /// Where the chain's outputs go.
+    pub edges: Vec<Edge>,
+    /// The mailboxes its processes can send to, in the order the operators number them.
+    pub mailboxes: Vec<Mailbox>,
+    /// Where the last operator's rows leave the node, if they do.
+    pub sink: Option<Arc<dyn Sink>>,
+    /// The flow's dead-letter stream.
+    pub dead: StreamId,
+    /// Bounds of a turn.
+    pub limits: Limits,
+}
+
+impl Stage {
+    /// The engine's name for a task of this stage.
+    pub fn task_name(&self, partition: u32) -> String {
+        format!("{}/{}/{partition}", self.flow, self.name)
+    }
+}
+
+/// Where a stage's rows come from.
+#[derive(Clone)]
+pub enum Front {
+    /// A connector.
+    Source(SourceFront),
+    /// Partitions of streams, one input per stream.
+    Streams(Vec<StreamFront>),
+}
+
+/// A connector in front of a stage.
+#[derive(Clone)]
+pub struct SourceFront {
+    /// Describes and opens it.
+    pub source: Arc<dyn Source>,
+    /// Rows are decoded into this.
+    pub schema: SchemaRef,
+    /// How event time is read and how far it lags.
+    pub event_time: Option<EventTime>,
+}
+
+/// How a source's watermark is made: the highest event time seen, less a delay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventTime {
+    /// The column's index; of type timestamp (ms) or 64-bit integer (ms).
+    pub column: usize,
+    /// How far out of order events may come.
+    pub delay: Duration,
+    /// An event further ahead of the turn's clock than this is set aside; never for finite
+    /// sources.
+    pub future_max: Duration,
+    /// A source silent for so long no longer holds the watermark back.
+    pub idle_after: Duration,
+}
+
+/// A stream in front of a stage.
+#[derive(Clone, Debug)]
+pub struct StreamFront {
+    /// Which one.
+    pub stream: StreamId,
+    /// Its users' columns.
+    pub schema: SchemaRef,
+    /// How many tasks feed it with watermarks; time stands until each has said something.
+    pub producers: usize,
+    /// The partitions one task reads: its own, or all (a single sink behind many tasks).
+    pub partitions: u32,
+}
+
+/// Where an operator's port leads.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// The operator's index in the chain and its port. The main port of any but the last leads to
+    /// the next operator and has no edge.
+    pub from: (usize, Port),
+    /// The stream.
+    pub stream: StreamId,
+    /// Its users' columns.
+    pub schema: SchemaRef,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// Which partition a row goes to.
+    pub route: Route,
+    /// Whether its readers care for watermarks; a sink only wants to know the end.
+    pub timed: bool,
+}
+
+/// Which partition a row goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// By the key in these columns.
+    Key(Vec<usize>),
+    /// The task's own number, modulo the stream's partitions.
+    Same,
+}
+
+/// A process kind's mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mailbox {
+    /// The stream that its tasks read.
+    pub stream: StreamId,
+    /// How many partitions it has.
+    pub partitions: u32,
+}
+
+/// Bounds of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows taken in.
+    pub rows_max: usize,
+    /// Bytes of frames taken in.
+    pub bytes_max: usize,
+    /// Timers and windows fired.
+    pub firings_max: usize,
+    /// How long a watermark may wait for rows to travel with.
+    pub watermark_every: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            rows_max: 65_536,
+            bytes_max: 8 << 20,
+            firings_max: 16_384,
+            watermark_every: Duration::from_millis(100),
+        }
+    }
+}

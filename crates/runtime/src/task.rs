@@ -1,0 +1,626 @@
+//! A task: one partition of a stage, a synchronous state machine that turns input into turns.
+//!
+//! *Why:* driven step by step it needs no thread, no clock and no I/O of its own, so the simulator
+//! runs exactly what production runs.
+//!
+//! *Invariants*
+//! - Effects of a turn are handed out only by committing it.
+//! - A failed turn leaves live state, timers and outputs as they were at the last seal.
+//! - The same input in the same order gives the same turn.
+//!
+//! *Failure:* a unit's failure costs the unit (a dead letter). Anything else drops lease and live
+//! state; the task is then opened again from its last committed turn.
+//! *Limits:* [`crate::stage::Limits`]; at most two turns are unsettled.
+
+pub mod chain;
+mod exchange;
+mod input;
+mod sink;
+mod source;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use millstream_core::{
+    Batch, Code, Error, Origin, Result, Status, Time, Turn,
+    connector::Prepared,
+    engine::{Engine, InputSpec, Lease, Settlement, TaskSpec, Ticket, Waker},
+    key::display,
+    letter::Letter,
+    operator::{Mode, Probe},
+    table::StateTable,
+    turn::{InputProgress, Progress, TaskId},
+};
+
+use self::{
+    chain::{Chain, Produced, Setting, Step},
+    exchange::{Exchange, Stamp},
+    input::StreamInputs,
+    sink::SinkOutput,
+    source::SourceInput,
+};
+use crate::{
+    connect::Connectors,
+    stage::{Front, Stage},
+};
+
+/// Turns that stay careful after one that had failures.
+const CAREFUL_TURNS: u32 = 16;
+/// Unsettled turns of one task.
+const IN_FLIGHT_MAX: usize = 2;
+/// Attempts after which the event of a cautious task is set aside unexecuted.
+const ATTEMPTS_MAX: u32 = 3;
+/// How often a paused source looks whether it may go on.
+const GATE_EVERY: Duration = Duration::from_millis(5);
+/// State restored in one step, in bytes.
+const RESTORE_BYTES: usize = 4 << 20;
+
+/// What a step has done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Did {
+    /// Something; call again soon.
+    Worked,
+    /// Nothing; call when woken, or at this time.
+    Idle {
+        /// When there will be something to do without being woken.
+        until: Option<Time>,
+    },
+    /// It has ended: all input is consumed, all output handed over, nothing will come.
+    Ended,
+    /// It cannot go on; its supervisor decides. It is opened again by the next step.
+    Failed(Error),
+}
+
+/// What a task is given to live in.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Makes turns durable.
+    pub engine: Arc<dyn Engine>,
+    /// Runs sources and sinks.
+    pub connectors: Arc<dyn Connectors>,
+    /// Says whether sources may take in more.
+    pub gate: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// The task's waker.
+    pub waker: Waker,
+}
+
+/// One partition of a stage.
+pub struct Task {
+    stage: Arc<Stage>,
+    partition: u32,
+    around: Surroundings,
+    probe: Arc<Probe>,
+    live: Option<Live>,
+    /// A call that never returned in the turn that follows the last committed one.
+    suspect: Option<u64>,
+    stats: TaskStats,
+}
+
+/// What a task has been through since the node started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskStats {
+    /// Turns handed to the engine.
+    pub turns: u64,
+    /// Turns that were run again, unit by unit.
+    pub isolated: u64,
+    /// Units set aside.
+    pub letters: u64,
+    /// Times the task was opened.
+    pub opens: u64,
+}
+
+struct Live {
+    lease: Box<dyn Lease>,
+    chain: Chain,
+    exchange: Exchange,
+    input: Input,
+    sink: Option<SinkOutput>,
+    progress: Progress,
+    status: Status,
+    restored: bool,
+    more: bool,
+    careful: u32,
+    cautious_rows: usize,
+    /// The announcement of the next event, while the task is cautious.
+    marked: Option<Ticket>,
+    /// The watermark up to which everything has fired.
+    fired: Time,
+    /// Back-pressure holds the source back.
+    gated: bool,
+    rotation: usize,
+    unsettled: VecDeque<Ticket>,
+    awaiting: VecDeque<(Ticket, Vec<Box<dyn FnOnce() + Send>>)>,
+}
+
+enum Input {
+    Streams(StreamInputs),
+    Source(Box<SourceInput>),
+}
+
+/// What a turn takes in, whatever it comes from.
+struct Intake {
+    steps: Vec<Step>,
+    letters: Vec<Letter>,
+    next: Progress,
+    status: Status,
+    rows: usize,
+    durable: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Task {
+    /// Task `partition` of `stage`; nothing happens before the first step.
+    pub fn new(stage: Arc<Stage>, partition: u32, around: Surroundings) -> Task {
+        let probe = Arc::new(Probe::default());
+        Task {
+            stage,
+            partition,
+            around,
+            probe,
+            live: None,
+            suspect: None,
+            stats: TaskStats::default(),
+        }
+    }
+
+    /// The engine's name for it.
+    pub fn name(&self) -> String {
+        self.stage.task_name(self.partition)
+    }
+
+    /// Where the current turn is, for the watchdog.
+    pub fn probe(&self) -> Arc<Probe> {
+        self.probe.clone()
+    }
+
+    /// What it has been through.
+    pub fn stats(&self) -> TaskStats {
+        self.stats
+    }
+
+    /// Never runs call `call` of the next turn: it did not return.
+    pub fn suspect(&mut self, call: u64) {
+        self.suspect = Some(call);
+    }
+
+    /// Drops lease and live state; the next step opens the task again.
+    pub fn close(&mut self) {
+        self.live = None;
+    }
+
+    /// The committed value of a key in the operator `kind`'s table.
+    pub fn inspect(&mut self, kind: &str, key: &[u8]) -> Option<Vec<u8>> {
+        let live = self.live.as_mut().filter(|l| l.restored)?;
+        let operator = live.chain.operators().iter_mut().find(|o| o.name() == kind)?;
+        let tables = operator.tables();
+        tables.into_iter().find_map(|t| t.sealed(key).map(<[u8]>::to_vec))
+    }
+
+    /// How many keys live here.
+    pub fn keys(&mut self) -> usize {
+        let Some(live) = self.live.as_mut() else { return 0 };
+        live.chain.operators().iter_mut().flat_map(|o| o.tables()).map(|t| t.len()).sum()
+    }
+
+    /// Goes on, by at most one turn.
+    pub fn step(&mut self, now: Time) -> Did {
+        let result = match self.live.take() {
+            None => self.open(),
+            Some(live) => self.drive(live, now),
+        };
+        result.unwrap_or_else(|error| {
+            self.live = None;
+            Did::Failed(error)
+        })
+    }
+
+    fn open(&mut self) -> Result<Did> {
+        let inputs = match &self.stage.front {
+            Front::Streams(fronts) => Some(StreamInputs::new(fronts, self.partition)),
+            Front::Source(_) => None,
+        };
+        let spec = TaskSpec {
+            name: self.name(),
+            inputs: inputs.as_ref().map_or_else(Vec::<InputSpec>::new, StreamInputs::specs),
+            waker: self.around.waker.clone(),
+        };
+        let Some(mut lease) = self.around.engine.open(&spec)? else {
+            return Ok(Did::Idle { until: None });
+        };
+        self.stats.opens += 1;
+        let recovered = lease.recovered().clone();
+        let progress = recovered.progress;
+        let mut sink = None;
+        let input = match (&self.stage.front, inputs) {
+            (Front::Streams(fronts), Some(inputs)) => {
+                if let Some(target) = &self.stage.sink {
+                    let schema = fronts.first().map(|f| f.schema.clone()).ok_or_else(no_front)?;
+                    sink = Some(SinkOutput::open(
+                        target.as_ref(),
+                        self.partition,
+                        schema,
+                        &progress,
+                        &inputs,
+                        lease.as_mut(),
+                        self.around.waker.clone(),
+                    )?);
+                }
+                Input::Streams(inputs)
+            }
+            (Front::Source(front), _) => Input::Source(Box::new(SourceInput::open(
+                front,
+                self.partition,
+                &progress.note,
+                self.around.waker.clone(),
+                self.around.connectors.as_ref(),
+            )?)),
+            (Front::Streams(_), None) => return Err(no_front()),
+        };
+        // Opened more than once without a commit: something ends the process. From here on, one
+        // event a turn, each announced durably before it is tried.
+        let cautious = recovered.opens > 1 || progress.attempts > 0;
+        self.live = Some(Live {
+            chain: Chain::new((self.stage.chain)(self.partition), self.probe.clone()),
+            exchange: Exchange::new(&self.stage, self.partition, Time::MIN),
+            lease,
+            input,
+            sink,
+            progress,
+            status: Status::Active,
+            restored: false,
+            more: true,
+            careful: 0,
+            cautious_rows: if cautious { self.stage.limits.rows_max } else { 0 },
+            marked: None,
+            fired: Time::MIN,
+            gated: false,
+            rotation: 0,
+            unsettled: VecDeque::new(),
+            awaiting: VecDeque::new(),
+        });
+        Ok(Did::Worked)
+    }
+
+    fn drive(&mut self, mut live: Live, now: Time) -> Result<Did> {
+        if !live.restored {
+            live.restore()?;
+            self.live = Some(live);
+            return Ok(Did::Worked);
+        }
+        live.settle()?;
+        let full = live.unsettled.len() >= IN_FLIGHT_MAX;
+        let blocked = match &mut live.sink {
+            Some(sink) => !sink.ready(live.lease.as_ref(), self.around.connectors.as_ref())?,
+            None => false,
+        };
+        let announcing = live.marked.is_some_and(|ticket| !live.lease.durable(ticket));
+        if full || blocked || announcing {
+            self.live = Some(live);
+            return Ok(Did::Idle { until: None });
+        }
+        let clock = now.max(live.progress.clock);
+        let did = self.turn(&mut live, clock)?;
+        self.live = Some(live);
+        Ok(did)
+    }
+
+    /// Takes in, runs and commits one turn, if there is anything to do.
+    fn turn(&mut self, live: &mut Live, clock: Time) -> Result<Did> {
+        let intake = self.intake(live, clock)?;
+        let due = live.chain.wake_at().is_some_and(|t| t <= clock);
+        let moved = intake.next.watermark > live.progress.watermark || intake.status != live.status;
+        let consumed = intake.rows > 0
+            || !intake.letters.is_empty()
+            || !intake.durable.is_empty()
+            || intake.next.inputs != live.progress.inputs
+            || intake.next.note != live.progress.note;
+        let every = self.stage.limits.watermark_every;
+        let owed = live.exchange.owes_watermark(live.fired, live.status, every);
+        let owes = owed.is_some_and(|t| t <= clock) && !live.more;
+        if !(consumed || due || moved || owes || live.more) {
+            return Ok(live.idle(owed, clock));
+        }
+        if live.cautious_rows > 0 && intake.rows > 0 && live.marked.is_none() {
+            return live.mark(clock);
+        }
+        let produced = self.run(live, &intake, clock)?;
+        if live.more && !(consumed || due || moved || owes) && produced.is_empty() {
+            live.more = produced.more; // nothing was left to fire
+            live.fired = live.progress.watermark;
+            return Ok(Did::Worked);
+        }
+        self.commit(live, intake, produced, clock)
+    }
+
+    fn intake(&mut self, live: &mut Live, clock: Time) -> Result<Intake> {
+        let mut limits = self.stage.limits;
+        if live.cautious_rows > 0 {
+            limits.rows_max = 1;
+        }
+        let mut intake = Intake {
+            steps: Vec::new(),
+            letters: Vec::new(),
+            next: live.progress.clone(),
+            status: live.status,
+            rows: 0,
+            durable: Vec::new(),
+        };
+        match &mut live.input {
+            // What was due before is fired before more is read, so that a turn stays bounded.
+            _ if live.more && live.progress.turn > 0 => {}
+            Input::Streams(inputs) => {
+                let gathered = inputs.gather(
+                    live.lease.as_mut(),
+                    &live.progress.inputs,
+                    &limits,
+                    live.rotation,
+                )?;
+                live.rotation = live.rotation.wrapping_add(1);
+                let (watermark, status) = inputs.time(&gathered.progress);
+                intake.steps = gathered.steps;
+                intake.rows = gathered.rows;
+                intake.next.inputs = gathered.progress;
+                intake.next.watermark = watermark.max(live.progress.watermark);
+                intake.status = status;
+            }
+            Input::Source(source) => {
+                live.gated = !(self.around.gate)();
+                if live.gated {
+                    return Ok(intake);
+                }
+                let turn = source.gather(live.lease.task(), &self.stage.name, clock, &limits)?;
+                intake.rows = turn.rows;
+                intake.steps = turn.steps;
+                intake.letters = turn.letters;
+                intake.next.note = turn.note;
+                intake.next.counters.source.get_or_insert_default().add(&turn.counters);
+                intake.next.watermark = turn.watermark.max(live.progress.watermark);
+                intake.status = turn.status;
+                intake.durable = turn.durable;
+            }
+        }
+        Ok(intake)
+    }
+
+    /// Optimistically first, unit by unit if that fails or lately did.
+    fn run(&mut self, live: &mut Live, intake: &Intake, clock: Time) -> Result<Produced> {
+        let attempts = live.progress.attempts;
+        let suspect = match live.cautious_rows > 0 && attempts > ATTEMPTS_MAX {
+            true => Some(1),
+            false => self.suspect,
+        };
+        let setting = Setting {
+            clock,
+            before: live.progress.watermark,
+            after: intake.next.watermark,
+            firings_max: self.stage.limits.firings_max,
+            suspect,
+        };
+        if live.careful == 0 && suspect.is_none() {
+            if let Ok(produced) = live.chain.run(&intake.steps, &setting, Mode::Optimistic) {
+                return Ok(produced);
+            }
+            self.stats.isolated += 1;
+        }
+        let produced =
+            live.chain.run(&intake.steps, &setting, Mode::Careful).map_err(|failure| {
+                if failure.stop {
+                    return Error::new(Code::Stopped, format!("{}: {failure}", self.name()))
+                        .help("its policy is `stop`; with `dead_letter` the record is set aside");
+                }
+                Error::new(
+                    Code::Failed,
+                    format!("{} failed outside of any record: {failure}", self.name()),
+                )
+                .help(failure.backtrace)
+            })?;
+        live.careful = match produced.failures {
+            0 => live.careful.saturating_sub(1),
+            _ => CAREFUL_TURNS,
+        };
+        Ok(produced)
+    }
+
+    fn commit(
+        &mut self,
+        live: &mut Live,
+        intake: Intake,
+        mut produced: Produced,
+        clock: Time,
+    ) -> Result<Did> {
+        let mut next = intake.next;
+        let before = std::mem::take(&mut live.progress);
+        next.turn = before.turn + 1;
+        next.clock = clock;
+        next.attempts = 0;
+        for (name, counters) in &produced.counters.operators {
+            next.counters.operators.entry(name.clone()).or_default().add(counters);
+        }
+        let mut prepared = None;
+        if let Some(sink) = &mut live.sink {
+            let rows: Vec<Batch> =
+                std::mem::take(&mut produced.rows).into_iter().map(|(_, b)| b).collect();
+            prepared = self.prepare(sink, &rows, &before, &mut next)?;
+        }
+        if !produced.more {
+            // Downstream must not see a watermark whose firings are still to come.
+            live.fired = next.watermark;
+            live.status = intake.status;
+        }
+        let stamp = Stamp {
+            producer: live.lease.task(),
+            turn: next.turn,
+            watermark: live.fired,
+            status: live.status,
+        };
+        let mut outputs = Vec::new();
+        live.exchange.rows(produced.rows, stamp, &mut outputs)?;
+        live.exchange.mail(produced.mail, stamp, &mut outputs)?;
+        let letters = self.address(intake.letters, produced.letters, clock);
+        self.stats.letters += letters.len() as u64;
+        live.exchange.letters(&letters, stamp, &mut outputs)?;
+        if !produced.more {
+            live.exchange.watermarks(
+                stamp,
+                clock,
+                self.stage.limits.watermark_every,
+                &mut outputs,
+            )?;
+        }
+        live.more = produced.more;
+        live.marked = None;
+        live.cautious_rows = live.cautious_rows.saturating_sub(intake.rows.max(1));
+        live.progress = next.clone();
+        let ticket = live.lease.commit(Turn { progress: next, delta: produced.delta, outputs });
+        self.suspect = None;
+        self.stats.turns += 1;
+        live.unsettled.push_back(ticket);
+        if !intake.durable.is_empty() {
+            live.awaiting.push_back((ticket, intake.durable));
+        }
+        if let (Some(sink), Some(prepared)) = (&mut live.sink, prepared) {
+            sink.committed(ticket, prepared);
+        }
+        Ok(Did::Worked)
+    }
+
+    fn prepare(
+        &self,
+        sink: &mut SinkOutput,
+        rows: &[Batch],
+        before: &Progress,
+        next: &mut Progress,
+    ) -> Result<Option<Prepared>> {
+        let counted = next.counters.operators.entry(self.stage.name.clone()).or_default();
+        let n = rows.iter().map(|b| b.len() as u64).sum::<u64>();
+        counted.read += n;
+        if rows.is_empty() {
+            // Nothing to write: the last range stays the one to confirm, and its frames stay.
+            for (input, old) in next.inputs.iter_mut().zip(&before.inputs) {
+                input.keep_from = old.keep_from;
+            }
+            return Ok(None);
+        }
+        let (prepared, note) = sink.prepare(rows, before)?;
+        counted.processed += n;
+        for (at, input) in next.inputs.iter_mut().enumerate() {
+            input.keep_from = before.inputs.get(at).map_or(0, |i: &InputProgress| i.position.frame);
+        }
+        next.note = note;
+        Ok(Some(prepared))
+    }
+
+    /// Fills in where letters come from; the names of places are known here, not in operators.
+    fn address(&self, undecodable: Vec<Letter>, failed: Vec<Letter>, clock: Time) -> Vec<Letter> {
+        let here = |mut letter: Letter| {
+            letter.time = clock;
+            letter.flow = self.stage.flow.clone();
+            letter.stage = self.stage.name.clone();
+            letter
+        };
+        let place = |mut letter: Letter| {
+            let origin = Origin(letter.place);
+            letter.place = origin.place();
+            if origin != Origin::NONE {
+                let source = self.around.engine.task_name(TaskId(origin.source()));
+                letter.source = source
+                    .as_deref()
+                    .and_then(|s| s.rsplit('/').nth(1))
+                    .unwrap_or_default()
+                    .to_string();
+            }
+            letter
+        };
+        let undecodable = undecodable
+            .into_iter()
+            .map(|l| Letter { operator: self.stage.name.clone(), ..here(l) });
+        undecodable.chain(failed.into_iter().map(|l| place(here(l)))).collect()
+    }
+}
+
+impl Live {
+    fn restore(&mut self) -> Result<()> {
+        let mut tables: Vec<&mut dyn StateTable> =
+            self.chain.operators().iter_mut().flat_map(|o| o.tables()).collect();
+        let done = self.lease.restore(RESTORE_BYTES, &mut |change| match tables
+            .iter_mut()
+            .find(|t| t.id() == change.table)
+        {
+            Some(table) => table.restore(change),
+            None => Err(Error::new(
+                Code::Conflict,
+                format!(
+                    "state of a table that this flow does not have (key {})",
+                    display(change.key)
+                ),
+            )
+            .help("an operator was renamed or removed; give it back its name, or start anew")),
+        })?;
+        if done {
+            self.chain.operators().iter_mut().for_each(|o| o.restored());
+            self.restored = true;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        while let Some(ticket) = self.unsettled.front().copied() {
+            match self.lease.settled(ticket) {
+                Settlement::Ok => {
+                    self.unsettled.pop_front();
+                }
+                Settlement::Pending => break,
+                Settlement::Retry => {
+                    self.lease.retry(ticket);
+                    break;
+                }
+                Settlement::Fenced => {
+                    return Err(Error::new(Code::Fenced, "a newer owner has the task"));
+                }
+                Settlement::Unknown => {
+                    return Err(Error::new(Code::Fenced, "the outcome of a commit is unknown"));
+                }
+                Settlement::Fatal(error) => return Err(error),
+            }
+        }
+        while self.awaiting.front().is_some_and(|(ticket, _)| self.lease.durable(*ticket)) {
+            let (_, callbacks) = self.awaiting.pop_front().unwrap_or((Ticket(0), Vec::new()));
+            callbacks.into_iter().for_each(|durable| durable());
+        }
+        Ok(())
+    }
+
+    /// Announces the next event durably before it is tried, so that one that ends the process is
+    /// recognised after [`ATTEMPTS_MAX`] times.
+    fn mark(&mut self, clock: Time) -> Result<Did> {
+        self.progress.turn += 1;
+        self.progress.clock = clock;
+        self.progress.attempts += 1;
+        let turn = Turn { progress: self.progress.clone(), ..Turn::default() };
+        let ticket = self.lease.commit(turn);
+        self.marked = Some(ticket);
+        self.unsettled.push_back(ticket);
+        Ok(Did::Worked)
+    }
+
+    fn idle(&self, owed: Option<Time>, clock: Time) -> Did {
+        let settled = self.unsettled.is_empty() && self.awaiting.is_empty();
+        if self.status == Status::Ended
+            && settled
+            && owed.is_none()
+            && self.chain.wake_at().is_none()
+        {
+            return Did::Ended;
+        }
+        let idle_at = match &self.input {
+            Input::Source(source) => source.idle_at(),
+            Input::Streams(_) => None,
+        };
+        // A closed gate opens without a call: look again soon.
+        let gate = self.gated.then(|| clock + GATE_EVERY);
+        let until = [owed, self.chain.wake_at(), idle_at, gate].into_iter().flatten().min();
+        Did::Idle { until }
+    }
+}
+
+fn no_front() -> Error {
+    Error::new(Code::Bug, "a stage without a front")
+}

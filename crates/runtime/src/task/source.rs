@@ -1,0 +1,288 @@
+//! The front of a source task: chunks from a connector become steps, stamped with event time.
+//!
+//! *Invariant:* a row's stamp depends on the rows before it in its source partition alone, so the
+//! set of late rows is the same for any number of cores, turn size or crash.
+
+use std::{sync::Arc, time::Duration};
+
+use arrow_array::{
+    Array,
+    cast::AsArray,
+    types::{Int64Type, TimestampMillisecondType},
+};
+use arrow_schema::{DataType, TimeUnit};
+use millstream_core::{
+    Batch, Error, Origin, Result, Status, Time,
+    connector::{Chunk, Undecodable},
+    engine::Waker,
+    ledger::SourceCounters,
+    letter::{Letter, Trigger},
+    turn::TaskId,
+};
+use serde::{Deserialize, Serialize};
+
+use super::chain::{Piece, Step};
+use crate::{
+    connect::{Arrival, Connectors, Inlet, SourceJob},
+    stage::{EventTime, Limits, SourceFront},
+};
+
+/// What a source task commits as its note.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Note {
+    position: Vec<u8>,
+    /// Highest event time seen.
+    seen: Option<i64>,
+    ended: bool,
+}
+
+/// What a turn takes in from a source.
+pub struct SourceTurn {
+    /// Rows, in order.
+    pub steps: Vec<Step>,
+    /// Undecodable units, in order.
+    pub letters: Vec<Letter>,
+    /// What was counted in this turn.
+    pub counters: SourceCounters,
+    /// The source's watermark after it.
+    pub watermark: Time,
+    /// Active, idle or ended.
+    pub status: Status,
+    /// The note to commit.
+    pub note: Vec<u8>,
+    /// Called when the turn is durable.
+    pub durable: Vec<Box<dyn FnOnce() + Send>>,
+    /// Rows taken in.
+    pub rows: usize,
+}
+
+/// A connector's end at its task.
+pub struct SourceInput {
+    front: SourceFront,
+    inlet: Arc<Inlet>,
+    note: Note,
+    status: Status,
+    active_at: Option<Time>,
+}
+
+impl SourceInput {
+    /// Opens the connector where the task's last turn left it.
+    ///
+    /// # Errors
+    /// If the note is damaged.
+    pub fn open(
+        front: &SourceFront,
+        partition: u32,
+        note: &[u8],
+        waker: Waker,
+        connectors: &dyn Connectors,
+    ) -> Result<SourceInput> {
+        let note: Note = match note {
+            [] => Note::default(),
+            bytes => rmp_serde::from_slice(bytes)
+                .map_err(|e| Error::corrupt(format!("source note: {e}")))?,
+        };
+        let inlet = Inlet::new(waker);
+        if note.ended {
+            inlet.end();
+        } else {
+            connectors.read(SourceJob::new(
+                front.source.clone(),
+                partition,
+                front.schema.clone(),
+                note.position.clone(),
+                inlet.clone(),
+            ));
+        }
+        Ok(SourceInput {
+            front: front.clone(),
+            inlet,
+            note,
+            status: Status::Active,
+            active_at: None,
+        })
+    }
+
+    /// Takes what has arrived, up to one turn's worth.
+    ///
+    /// # Errors
+    /// The connector's failure; the task is opened again.
+    pub fn gather(
+        &mut self,
+        task: TaskId,
+        name: &str,
+        clock: Time,
+        limits: &Limits,
+    ) -> Result<SourceTurn> {
+        let mut turn = SourceTurn {
+            steps: Vec::new(),
+            letters: Vec::new(),
+            counters: SourceCounters::default(),
+            watermark: Time::MIN,
+            status: Status::Active,
+            note: Vec::new(),
+            durable: Vec::new(),
+            rows: 0,
+        };
+        while turn.rows + turn.letters.len() < limits.rows_max {
+            let chunk = match self.inlet.take() {
+                Arrival::Chunk(chunk) => chunk,
+                Arrival::Nothing => break,
+                Arrival::End => {
+                    self.note.ended = true;
+                    break;
+                }
+                Arrival::Failed(error) => return Err(error),
+            };
+            self.active_at = Some(clock);
+            self.take(chunk, task, name, clock, &mut turn)?;
+        }
+        turn.watermark = self.watermark();
+        turn.status = self.status_at(clock);
+        self.status = turn.status;
+        turn.note =
+            rmp_serde::to_vec_named(&self.note).map_err(|e| Error::corrupt(e.to_string()))?;
+        Ok(turn)
+    }
+
+    /// When the source will count as idle unless something arrives.
+    pub fn idle_at(&self) -> Option<Time> {
+        let rule = self.front.event_time.as_ref()?;
+        (self.status == Status::Active)
+            .then(|| self.active_at.map(|t| t + rule.idle_after))
+            .flatten()
+    }
+
+    fn status_at(&mut self, clock: Time) -> Status {
+        if self.note.ended {
+            return Status::Ended;
+        }
+        let Some(rule) = &self.front.event_time else { return Status::Active };
+        let since = *self.active_at.get_or_insert(clock);
+        if clock >= since + rule.idle_after { Status::Idle } else { Status::Active }
+    }
+
+    fn watermark(&self) -> Time {
+        match (self.note.ended, &self.front.event_time, self.note.seen) {
+            (true, _, _) => Time::MAX,
+            (_, Some(rule), Some(seen)) => Time::from_ms(seen) - rule.delay,
+            _ => Time::MIN,
+        }
+    }
+
+    fn take(
+        &mut self,
+        chunk: Chunk,
+        task: TaskId,
+        name: &str,
+        clock: Time,
+        turn: &mut SourceTurn,
+    ) -> Result<()> {
+        let mut counters = SourceCounters {
+            units: chunk.units,
+            rows: chunk.rows.num_rows() as u64,
+            undecodable: chunk.undecodable.len() as u64,
+            skipped: chunk.skipped,
+        };
+        let letter = |u: Undecodable| Letter {
+            time: clock,
+            trigger: Trigger::Undecodable,
+            source: name.to_string(),
+            place: u.place,
+            bytes: u.bytes,
+            column: u.column,
+            error: u.error,
+            payload: u.raw,
+            ..Letter::default()
+        };
+        turn.letters.extend(chunk.undecodable.into_iter().map(letter));
+        let origins: Vec<u64> = chunk.places.iter().map(|p| Origin::new(task.0, *p).0).collect();
+        let mut batch =
+            Batch::new(chunk.rows, vec![i64::MIN; origins.len()].into(), origins.into());
+        if let Some(rule) = self.front.event_time.clone() {
+            let (stamped, ahead) = self.stamp(batch, &rule, clock)?;
+            counters.rows -= ahead.len() as u64;
+            counters.undecodable += ahead.len() as u64;
+            turn.letters.extend(ahead.into_iter().map(letter));
+            batch = stamped;
+        }
+        turn.rows += batch.len();
+        turn.steps.push(Step { piece: Piece::Rows(batch), others: Time::MAX });
+        turn.counters.add(&counters);
+        turn.durable.extend(chunk.durable);
+        self.note.position = chunk.position;
+        Ok(())
+    }
+
+    /// Gives each row the watermark that precedes it; sets aside what lies too far ahead.
+    fn stamp(
+        &mut self,
+        batch: Batch,
+        rule: &EventTime,
+        clock: Time,
+    ) -> Result<(Batch, Vec<Undecodable>)> {
+        let column = batch.rows().column(rule.column);
+        let times = match column.data_type() {
+            DataType::Int64 => column.as_primitive::<Int64Type>().values(),
+            DataType::Timestamp(TimeUnit::Millisecond, _) => {
+                column.as_primitive::<TimestampMillisecondType>().values()
+            }
+            other => return Err(Error::corrupt(format!("event time in a column of type {other}"))),
+        };
+        let limit = match self.front.source.finite() {
+            true => i64::MAX,
+            false => (clock + rule.future_max).ms(),
+        };
+        let delay = rule.delay.as_millis() as i64;
+        let mut seen = self.note.seen.unwrap_or(i64::MIN);
+        let mut ahead = Vec::new();
+        let stamps: Vec<i64> = (0..batch.len())
+            .map(|row| {
+                let stamp = if seen == i64::MIN { i64::MIN } else { seen.saturating_sub(delay) };
+                if column.is_valid(row) {
+                    match times[row] {
+                        time if time > limit => ahead.push(row),
+                        time => seen = seen.max(time),
+                    }
+                }
+                stamp
+            })
+            .collect();
+        if seen != i64::MIN {
+            self.note.seen = Some(seen);
+        }
+        let dead = ahead.iter().map(|&row| Undecodable {
+            place: batch.origin(row).place(),
+            column: batch.rows().schema().field(rule.column).name().clone(),
+            error: format!(
+                "event time {} is more than {} ahead of the clock",
+                Time::from_ms(times[row]),
+                words(rule.future_max)
+            ),
+            ..Undecodable::default()
+        });
+        let dead: Vec<_> = dead.collect();
+        let origins = batch.origins().clone();
+        let batch = Batch::new(batch.rows().clone(), stamps.into(), origins);
+        if ahead.is_empty() {
+            return Ok((batch, dead));
+        }
+        let kept = (0..batch.len()).filter(|row| ahead.binary_search(row).is_err());
+        let kept: Vec<u32> = kept.map(|row| row as u32).collect();
+        Ok((batch.take(&kept.into())?, dead))
+    }
+}
+
+impl Drop for SourceInput {
+    fn drop(&mut self) {
+        self.inlet.close();
+    }
+}
+
+fn words(d: Duration) -> String {
+    match d.as_secs() {
+        s if s > 0 && s % 3600 == 0 => format!("{} h", s / 3600),
+        s if s > 0 && s % 60 == 0 => format!("{} min", s / 60),
+        s => format!("{s} s"),
+    }
+}
