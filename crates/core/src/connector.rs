@@ -54,6 +54,9 @@ pub trait SourceReader: Send {
     /// # Errors
     /// What a retry can heal is retried by the supervisor, who opens the source again.
     fn pull(&mut self, wait: Duration) -> Result<Pull>;
+
+    /// Asks for chunks of at most about `units` from now on; a source that cannot, need not.
+    fn limit(&mut self, _units: u64) {}
 }
 
 /// What a source has to say.
@@ -93,10 +96,20 @@ pub struct Undecodable {
     pub bytes: (u64, u64),
     /// The column at fault; empty if none can be named.
     pub column: String,
-    /// Why, in words.
+    /// Why, in words; does not repeat the column.
     pub error: String,
     /// The unit itself, cut to a bound.
     pub raw: Vec<u8>,
+}
+
+impl Undecodable {
+    /// The column and why, as a person reads it: `dep_delay: 'NA' is not a number`.
+    pub fn reason(&self) -> String {
+        match self.column.as_str() {
+            "" => self.error.clone(),
+            column => format!("{column}: {}", self.error),
+        }
+    }
 }
 
 /// What a sink promises.
