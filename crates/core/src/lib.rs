@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod letter;
 pub mod mail;
 pub mod operator;
+pub mod rng;
 pub mod table;
 pub mod time;
 pub mod turn;

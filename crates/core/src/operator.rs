@@ -8,7 +8,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
@@ -17,6 +20,7 @@ use crate::{
     letter::{Letter, Trigger},
     mail::Mail,
     table::StateTable,
+    turn::Position,
 };
 
 /// Why a unit failed. Takes any error, so `?` works.
@@ -78,18 +82,41 @@ pub type Port = usize;
 /// How far the current turn is, readable by the watchdog.
 #[derive(Debug, Default)]
 pub struct Probe {
+    run: AtomicU64,
     call: AtomicU64,
+    plan: Mutex<Vec<Position>>,
 }
 
 impl Probe {
-    /// The ordinal of the last call into a handler in this turn; 0 outside of one.
+    /// The ordinal of the last call into a handler in this run; 0 outside of one.
     pub fn call(&self) -> u64 {
         self.call.load(Ordering::Relaxed)
+    }
+
+    /// Counts the runs of the chain.
+    pub fn run(&self) -> u64 {
+        self.run.load(Ordering::Relaxed)
+    }
+
+    /// A run begins.
+    pub fn begin(&self) {
+        self.run.fetch_add(1, Ordering::Relaxed);
+        self.idle();
     }
 
     /// Outside of any handler.
     pub fn idle(&self) {
         self.call.store(0, Ordering::Relaxed);
+    }
+
+    /// Remembers up to where the turn reads, so that it can be run again as it was.
+    pub fn set_plan(&self, plan: Vec<Position>) {
+        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = plan;
+    }
+
+    /// Up to where the turn reads.
+    pub fn plan(&self) -> Vec<Position> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

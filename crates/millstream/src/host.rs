@@ -501,3 +501,8 @@ impl<P: Process> Operator for ProcessHost<P> {
         });
     }
 }
+
+/// The state in a process's committed bytes.
+pub(crate) fn decode_state<P: Process>(bytes: &[u8]) -> Result<P> {
+    Cell::<P>::decode(bytes).map(|cell| cell.state)
+}

@@ -2,13 +2,31 @@
 
 mod flow;
 mod host;
+mod node;
 mod plan;
 mod process;
 mod rows;
+pub mod test;
 mod window;
 
 pub use flow::{Flow, PARTITIONS};
 pub use host::{OnError, ProcessOptions};
 pub use millstream_core::{Error, Time, key::Key};
+pub use millstream_io as io;
+pub use millstream_runtime as runtime;
+pub use node::{Node, Running};
 pub use process::{At, Context, Failure, Process, Result};
 pub use window::{Accumulator, Aggregate, Window};
+
+/// What a flow's author needs, in one line.
+pub mod prelude {
+    pub use std::time::Duration;
+
+    pub use millstream_io::{CsvFile, JsonLinesFile};
+    pub use serde::{Deserialize, Serialize};
+
+    pub use crate::{
+        Accumulator, Aggregate, At, Context, Failure, Flow, Key, Node, OnError, Process,
+        ProcessOptions, Result, Time, Window,
+    };
+}

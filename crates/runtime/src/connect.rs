@@ -91,6 +91,16 @@ impl Inlet {
         }
     }
 
+    /// Gives up a reserved place, which must be the last.
+    pub fn release(&self, place: u64) {
+        let mut state = self.state();
+        if state.first + state.slots.len() as u64 == place + 1 {
+            state.slots.pop_back();
+        }
+        drop(state);
+        (self.waker)();
+    }
+
     /// Says that nothing follows what was reserved.
     pub fn end(&self) {
         self.state().ended = true;
@@ -207,10 +217,10 @@ pub struct WriteJob {
 }
 
 impl WriteJob {
-    /// Writes, and reports to the outlet.
-    pub fn run(mut self) {
+    /// Writes; what comes of it goes to the outlet.
+    pub fn write(mut self) -> Written {
         let result = self.writer.write(&self.prepared);
-        self.outlet.finish(Written { writer: self.writer, prepared: self.prepared, result });
+        Written { writer: self.writer, prepared: self.prepared, result }
     }
 }
 
@@ -236,7 +246,8 @@ impl Outlet {
         Arc::new(Outlet { done: Mutex::default(), waker })
     }
 
-    fn finish(&self, written: Written) {
+    /// Reports what became of the write, and wakes the task.
+    pub fn finish(&self, written: Written) {
         *self.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
         (self.waker)();
     }

@@ -6,6 +6,13 @@
 
 pub mod catch;
 pub mod connect;
+pub mod disk;
+pub mod embedded;
+pub mod node;
+pub mod queue;
+pub mod sim;
 pub mod stage;
+pub mod supervisor;
 pub mod table;
 pub mod task;
+pub mod threads;

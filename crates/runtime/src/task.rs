@@ -28,7 +28,7 @@ use millstream_core::{
     letter::Letter,
     operator::{Mode, Probe},
     table::StateTable,
-    turn::{InputProgress, Progress, TaskId},
+    turn::{InputProgress, Position, Progress, TaskId},
 };
 
 use self::{
@@ -92,6 +92,8 @@ pub struct Task {
     live: Option<Live>,
     /// A call that never returned in the turn that follows the last committed one.
     suspect: Option<u64>,
+    /// Up to where that turn read.
+    plan: Vec<Position>,
     stats: TaskStats,
 }
 
@@ -157,6 +159,7 @@ impl Task {
             probe,
             live: None,
             suspect: None,
+            plan: Vec::new(),
             stats: TaskStats::default(),
         }
     }
@@ -176,9 +179,10 @@ impl Task {
         self.stats
     }
 
-    /// Never runs call `call` of the next turn: it did not return.
-    pub fn suspect(&mut self, call: u64) {
+    /// Never runs call `call` of the next turn, which reads up to `plan`: it did not return.
+    pub fn suspect(&mut self, call: u64, plan: Vec<Position>) {
         self.suspect = Some(call);
+        self.plan = plan;
     }
 
     /// Drops lease and live state; the next step opens the task again.
@@ -321,6 +325,7 @@ impl Task {
         if live.cautious_rows > 0 && intake.rows > 0 && live.marked.is_none() {
             return live.mark(clock);
         }
+        self.probe.set_plan(intake.next.inputs.iter().map(|i| i.position).collect());
         let produced = self.run(live, &intake, clock)?;
         if live.more && !(consumed || due || moved || owes) && produced.is_empty() {
             live.more = produced.more; // nothing was left to fire
@@ -352,6 +357,7 @@ impl Task {
                     &live.progress.inputs,
                     &limits,
                     live.rotation,
+                    &self.plan,
                 )?;
                 live.rotation = live.rotation.wrapping_add(1);
                 let (watermark, status) = inputs.time(&gathered.progress);
@@ -471,6 +477,7 @@ impl Task {
         live.progress = next.clone();
         let ticket = live.lease.commit(Turn { progress: next, delta: produced.delta, outputs });
         self.suspect = None;
+        self.plan.clear();
         self.stats.turns += 1;
         live.unsettled.push_back(ticket);
         if !intake.durable.is_empty() {

@@ -119,7 +119,7 @@ impl Chain {
         mode: Mode,
     ) -> Result<Produced, Failure> {
         let mut produced = Produced::default();
-        self.probe.idle();
+        self.probe.begin();
         let result = catch(&mut || self.pass(steps, setting, mode, &mut produced));
         self.probe.idle();
         match result {

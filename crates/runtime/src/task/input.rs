@@ -44,7 +44,8 @@ impl StreamInputs {
         self.inputs.iter().map(|(_, spec)| *spec).collect()
     }
 
-    /// Reads at most one turn's worth, from every input in turn.
+    /// Reads at most one turn's worth, from every input in turn; no further than `until` where it
+    /// names a position.
     ///
     /// # Errors
     /// If the engine cannot read, or a frame is damaged.
@@ -54,6 +55,7 @@ impl StreamInputs {
         progress: &[InputProgress],
         limits: &Limits,
         start: usize,
+        until: &[Position],
     ) -> Result<Gathered> {
         let mut progress = progress.to_vec();
         progress.resize_with(self.inputs.len(), InputProgress::default);
@@ -70,8 +72,20 @@ impl StreamInputs {
                 if gathered.rows >= limits.rows_max {
                     break;
                 }
+                let mut rows_max = limits.rows_max;
+                if let Some(end) = until.get(input) {
+                    let at = gathered.progress[input].position;
+                    if number > end.frame || (number == end.frame && end.row == 0) {
+                        break;
+                    }
+                    if number == end.frame {
+                        let skip = if at.frame == number { at.row } else { 0 };
+                        rows_max =
+                            rows_max.min(gathered.rows + end.row.saturating_sub(skip) as usize);
+                    }
+                }
                 bytes += frame.bytes().len();
-                self.take(&mut gathered, input, number, &frame, limits.rows_max)?;
+                self.take(&mut gathered, input, number, &frame, rows_max)?;
             }
         }
         Ok(gathered)

@@ -1,0 +1,148 @@
+//! A node on this machine: the embedded engine in a directory, threads, and the flows it runs.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use millstream_core::{Error, Result, engine::Engine};
+use millstream_runtime::{
+    embedded::{self, EmbeddedEngine},
+    node::{FlowState, Node as Heart, Options},
+    threads::{ThreadConnectors, Workers, now},
+};
+
+use crate::{flow::Flow, plan::plan};
+
+/// What a node is to be; [`Node::start`] makes it run.
+#[derive(Clone, Debug)]
+pub struct Node {
+    dir: PathBuf,
+    engine: embedded::Options,
+    options: Options,
+    workers: usize,
+}
+
+impl Node {
+    /// A node that keeps everything in a directory; the directory is made if it is missing.
+    pub fn embedded(dir: impl AsRef<Path>) -> Node {
+        Node {
+            dir: dir.as_ref().to_path_buf(),
+            engine: embedded::Options::default(),
+            options: Options::default(),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// Changes the engine's options.
+    pub fn engine(mut self, change: impl FnOnce(&mut embedded::Options)) -> Node {
+        change(&mut self.engine);
+        self
+    }
+
+    /// Changes the node's options.
+    pub fn options(mut self, change: impl FnOnce(&mut Options)) -> Node {
+        change(&mut self.options);
+        self
+    }
+
+    /// How many workers; one per core unless said otherwise.
+    pub fn workers(mut self, workers: usize) -> Node {
+        self.workers = workers;
+        self
+    }
+
+    /// Opens the directory and starts the threads.
+    ///
+    /// # Errors
+    /// If another node uses the directory, it cannot be read or written, or what is in it is
+    /// damaged.
+    pub fn start(self) -> Result<Running> {
+        let opened = embedded::open_dir(&self.dir, self.engine)?;
+        let (engine, threads) = embedded::Threads::start(opened)?;
+        let connectors = ThreadConnectors::start(self.workers)?;
+        let heart = Heart::new(engine.clone(), connectors, self.options)?;
+        let workers = Workers::start(heart.clone(), self.workers)?;
+        Ok(Running { heart, engine, workers, threads: Some(threads) })
+    }
+
+    /// Starts, runs one flow to its end and stops.
+    ///
+    /// # Errors
+    /// As [`Node::start`]; if the flow does not fit together; if it fails.
+    pub fn run(self, flow: Flow) -> Result<()> {
+        let running = self.start()?;
+        running.deploy(&flow)?;
+        let state = running.wait(flow.name());
+        running.stop();
+        match state {
+            FlowState::Failed(error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A node that runs. Dropping it stops it.
+pub struct Running {
+    heart: Arc<Heart>,
+    engine: Arc<EmbeddedEngine>,
+    workers: Arc<Workers>,
+    threads: Option<embedded::Threads>,
+}
+
+impl Running {
+    /// Adds a flow.
+    ///
+    /// # Errors
+    /// If it does not fit together, or one of its name runs already.
+    pub fn deploy(&self, flow: &Flow) -> Result<()> {
+        let stages = plan(flow, &mut |spec| self.engine.create_stream(spec))?;
+        self.heart.deploy(stages, now())
+    }
+
+    /// The node itself.
+    pub fn heart(&self) -> &Arc<Heart> {
+        &self.heart
+    }
+
+    /// The engine below.
+    pub fn engine(&self) -> &Arc<EmbeddedEngine> {
+        &self.engine
+    }
+
+    /// Every law of the ledger, over what is committed.
+    pub fn ledger(&self) -> millstream_core::ledger::Ledger {
+        self.engine.ledger()
+    }
+
+    /// Waits until a flow has finished, failed or stopped.
+    pub fn wait(&self, flow: &str) -> FlowState {
+        loop {
+            match self.heart.wait(flow, Duration::from_secs(60)) {
+                Some(FlowState::Running) => {}
+                Some(state) => return state,
+                None => {
+                    let unknown = format!("there is no flow `{flow}`");
+                    return FlowState::Failed(Error::new(millstream_core::Code::Unknown, unknown));
+                }
+            }
+        }
+    }
+
+    /// Stops: running turns end, everything committed becomes durable.
+    pub fn stop(mut self) {
+        self.shut();
+    }
+
+    fn shut(&mut self) {
+        self.workers.stop();
+        drop(self.threads.take());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}

@@ -1,0 +1,592 @@
+//! A node: many flows, their tasks, the supervision tree, and who runs next.
+//!
+//! It owns no thread. Workers call [`Node::crank`]; in production there is one per core (see
+//! [`crate::threads`]), in the simulator there is one, with a seeded choice of what happens next.
+//!
+//! *Supervision:* node > flow > stage > task. A task's failure goes to the tree, and what the tree
+//! decides is done here.
+//! *Limits:* [`Options`].
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use millstream_core::{
+    Batch, Code, Error, FrameHeader, FrameKind, Result, Status, Time,
+    engine::{Engine, StreamSpec},
+    frame::{FrameEncoder, fingerprint},
+    operator::Probe,
+    turn::{StreamId, TaskId},
+};
+
+use crate::{
+    connect::Connectors,
+    queue::{Queue, SlotId},
+    stage::{Front, Stage},
+    supervisor::{
+        Exit, FlowSpec, Report, TaskPath, Throttle, Tree, report,
+        tree::{Decision, Event},
+    },
+    task::{Did, Surroundings, Task, TaskStats},
+};
+
+/// The stream of what supervisors decided.
+pub const SUPERVISOR: &str = "$supervisor";
+
+/// How a node behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Unread rows in a flow's streams at which its sources pause; they go on at half of it.
+    pub backlog_rows_max: u64,
+    /// Unread bytes at which they pause.
+    pub backlog_bytes_max: u64,
+    /// A handler that has not returned for this long is given up.
+    pub call_timeout: Duration,
+    /// Threads given up before the node asks to be restarted.
+    pub abandoned_max: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            backlog_rows_max: 1_000_000,
+            backlog_bytes_max: 256 << 20,
+            call_timeout: Duration::from_secs(5),
+            abandoned_max: 2,
+        }
+    }
+}
+
+/// How a flow is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlowState {
+    /// It runs.
+    Running,
+    /// All its input has ended and everything is handed over.
+    Finished,
+    /// Its supervisor has given it up.
+    Failed(Error),
+    /// It was asked to stop.
+    Stopped,
+}
+
+/// What is to be known about a task that lives.
+#[derive(Clone, Debug)]
+pub struct TaskInfo {
+    /// Its place.
+    pub path: TaskPath,
+    /// What it has been through.
+    pub stats: TaskStats,
+    /// Keys that live there.
+    pub keys: usize,
+}
+
+/// One running node.
+pub struct Node {
+    engine: Arc<dyn Engine>,
+    connectors: Arc<dyn Connectors>,
+    options: Options,
+    queue: Arc<Queue>,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    flows: Mutex<BTreeMap<String, FlowEntry>>,
+    tree: Mutex<Tree>,
+    reports: Mutex<Reports>,
+    changed: Condvar,
+    abandoned: AtomicU64,
+    draining: AtomicBool,
+}
+
+struct FlowEntry {
+    number: usize,
+    state: FlowState,
+    slots: Vec<SlotId>,
+    streams: Vec<StreamId>,
+    paused: Arc<AtomicBool>,
+}
+
+struct Reports {
+    throttle: Throttle,
+    stream: StreamId,
+    encoder: FrameEncoder,
+}
+
+/// A task's place on the node. The task in it is replaced when its thread is given up.
+struct Slot {
+    path: TaskPath,
+    stage: Arc<Stage>,
+    around: Surroundings,
+    current: Mutex<Arc<Tenant>>,
+}
+
+struct Tenant {
+    task: Mutex<Task>,
+    probe: Arc<Probe>,
+    /// When the running step began, ms; i64::MIN while none runs.
+    since: AtomicI64,
+    ended: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // User code is caught before it can unwind through these; poison means a bug that the
+    // supervisor has already counted.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Node {
+    /// A node without flows.
+    ///
+    /// # Errors
+    /// If the engine cannot create `$supervisor`.
+    pub fn new(
+        engine: Arc<dyn Engine>,
+        connectors: Arc<dyn Connectors>,
+        options: Options,
+    ) -> Result<Arc<Node>> {
+        let stream = engine.create_stream(&StreamSpec {
+            name: SUPERVISOR.into(),
+            schema: report::SCHEMA.clone(),
+            partitions: 1,
+            retain_bytes: 16 << 20,
+        })?;
+        Ok(Arc::new(Node {
+            engine,
+            connectors,
+            options,
+            queue: Arc::default(),
+            slots: Mutex::default(),
+            flows: Mutex::default(),
+            tree: Mutex::new(Tree::new()),
+            reports: Mutex::new(Reports {
+                throttle: Throttle::default(),
+                stream,
+                encoder: FrameEncoder::default(),
+            }),
+            changed: Condvar::new(),
+            abandoned: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// The engine below.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// Its options.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// Adds a flow and lets it run. The stages come from one flow and are in its order.
+    ///
+    /// # Errors
+    /// If a flow of this name runs already.
+    pub fn deploy(self: &Arc<Self>, stages: Vec<Stage>, now: Time) -> Result<()> {
+        let Some(name) = stages.first().map(|s| s.flow.clone()) else {
+            return Err(Error::new(Code::Plan, "a flow without stages"));
+        };
+        let mut flows = lock(&self.flows);
+        if flows.contains_key(&name) {
+            return Err(Error::new(Code::Conflict, format!("a flow `{name}` runs already")));
+        }
+        let number = flows.len();
+        let streams: Vec<StreamId> = stages.iter().flat_map(|s| inputs(s)).collect();
+        let paused = Arc::new(AtomicBool::new(false));
+        let gate = self.gate(streams.clone(), paused.clone());
+        let mut spec = FlowSpec::new(&name);
+        let mut slots = Vec::new();
+        // Consumers before producers, so that sources start last.
+        for stage in stages.into_iter().rev() {
+            spec = spec.stage(&stage.name, stage.partitions);
+            let stage = Arc::new(stage);
+            for partition in 0..stage.partitions {
+                slots.push(self.add_slot(number, stage.clone(), partition, gate.clone()));
+            }
+        }
+        flows.insert(name, FlowEntry { number, state: FlowState::Running, slots, streams, paused });
+        drop(flows);
+        self.tell(Event::StartFlow(spec), now);
+        Ok(())
+    }
+
+    fn add_slot(
+        self: &Arc<Self>,
+        flow: usize,
+        stage: Arc<Stage>,
+        partition: u32,
+        gate: Arc<dyn Fn() -> bool + Send + Sync>,
+    ) -> SlotId {
+        let id = self.queue.add(flow);
+        let queue = self.queue.clone();
+        let around = Surroundings {
+            engine: self.engine.clone(),
+            connectors: self.connectors.clone(),
+            gate,
+            waker: Arc::new(move || queue.wake(id)),
+        };
+        let path = TaskPath::new(&stage.flow, &stage.name, partition);
+        let tenant = tenant(Task::new(stage.clone(), partition, around.clone()));
+        lock(&self.slots).push(Arc::new(Slot { path, stage, around, current: Mutex::new(tenant) }));
+        id
+    }
+
+    /// Sources pause at the high-water mark and go on at half of it.
+    fn gate(
+        &self,
+        streams: Vec<StreamId>,
+        paused: Arc<AtomicBool>,
+    ) -> Arc<dyn Fn() -> bool + Send + Sync> {
+        let (engine, options) = (self.engine.clone(), self.options.clone());
+        let full = AtomicBool::new(false);
+        Arc::new(move || {
+            let (mut rows, mut bytes) = (0, 0);
+            for stream in &streams {
+                let backlog = engine.backlog(*stream);
+                rows += backlog.rows;
+                bytes += backlog.bytes;
+            }
+            let part = if full.load(Ordering::Relaxed) { 2 } else { 1 };
+            let over =
+                rows > options.backlog_rows_max / part || bytes > options.backlog_bytes_max / part;
+            full.store(over, Ordering::Relaxed);
+            !over && !paused.load(Ordering::Relaxed)
+        })
+    }
+
+    /// Whether a flow's sources take in more: false under back-pressure and while it drains.
+    pub fn accepts(&self, flow: &str) -> bool {
+        let Some(slot) = lock(&self.flows).get(flow).and_then(|f| f.slots.last().copied()) else {
+            return false;
+        };
+        let gate = lock(&self.slots).get(slot).map(|s| s.around.gate.clone());
+        !self.draining.load(Ordering::Relaxed) && gate.is_some_and(|gate| gate())
+    }
+
+    /// Runs one ready task for one step. `false` if there was none.
+    pub fn crank(&self, now: Time, clock: &dyn Fn() -> Duration) -> bool {
+        self.tick(now);
+        match self.queue.pop(now) {
+            Some(slot) => {
+                self.run(slot, now, clock);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Runs a task that was popped. `false` if its thread was given up meanwhile: the thread ends.
+    pub(crate) fn run(&self, id: SlotId, now: Time, clock: &dyn Fn() -> Duration) -> bool {
+        let Some(slot) = lock(&self.slots).get(id).cloned() else { return true };
+        let tenant = lock(&slot.current).clone();
+        let begun = clock();
+        tenant.since.store(now.ms(), Ordering::Relaxed);
+        let did = lock(&tenant.task).step(now);
+        tenant.since.store(i64::MIN, Ordering::Relaxed);
+        let used = clock().saturating_sub(begun);
+        if !Arc::ptr_eq(&tenant, &lock(&slot.current)) {
+            return false;
+        }
+        tenant.ended.store(did == Did::Ended, Ordering::Relaxed);
+        match did {
+            Did::Worked => self.queue.done(id, used, true, None),
+            Did::Idle { until } => self.queue.done(id, used, false, until),
+            Did::Ended => {
+                self.queue.done(id, used, false, None);
+                self.look_for_the_end(&slot.path.flow, now);
+            }
+            Did::Failed(error) if error.code() == Code::Fenced => {
+                // Another lease has it, or nobody knows what became of a commit: the log will say.
+                self.queue.done(id, used, true, None);
+            }
+            Did::Failed(error) => {
+                self.queue.done(id, used, false, None);
+                self.queue.switch_off(id);
+                self.failed(&slot.path, error, now);
+            }
+        }
+        true
+    }
+
+    fn failed(&self, path: &TaskPath, error: Error, now: Time) {
+        if error.code() == Code::Stopped {
+            // The policy of a process: the flow stops at the record, nothing is tried again.
+            self.set_state(&path.flow, FlowState::Failed(error));
+            self.tell(Event::StopFlow(path.flow.clone()), now);
+            return;
+        }
+        self.tell(Event::Exited { task: path.clone(), exit: Exit::Abnormal(error) }, now);
+    }
+
+    /// Hands an event to the tree and does what it decides.
+    fn tell(&self, event: Event, now: Time) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let decisions = lock(&self.tree).handle(event, now);
+            decisions.into_iter().for_each(|d| self.obey(d, now, &mut events));
+        }
+    }
+
+    fn obey(&self, decision: Decision, now: Time, events: &mut VecDeque<Event>) {
+        match decision {
+            Decision::StartTask(path) => {
+                if let Some((id, _)) = self.slot(&path) {
+                    self.queue.switch_on(id);
+                    events.push_back(Event::Started(path));
+                }
+            }
+            Decision::StopTask { task, .. } => {
+                if let Some((id, slot)) = self.slot(&task) {
+                    self.queue.switch_off(id);
+                    let tenant = lock(&slot.current).clone();
+                    // A task that runs just now finishes its step and is then dropped with it.
+                    if let Ok(mut task) = tenant.task.try_lock() {
+                        task.close();
+                    }
+                    events.push_back(Event::Exited { task, exit: Exit::Shutdown });
+                }
+            }
+            Decision::PauseSources(flow) => self.pause(&flow, true),
+            Decision::ResumeSources(flow) => self.pause(&flow, false),
+            Decision::FlowFailed { flow, error } => self.set_state(&flow, FlowState::Failed(error)),
+            Decision::FlowFinished(flow) => self.set_state(&flow, FlowState::Finished),
+            Decision::FlowStopped(flow) => self.set_state(&flow, FlowState::Stopped),
+            Decision::Refused { .. } | Decision::Stopped => self.changed.notify_all(),
+            Decision::Report(report) => {
+                let passed = lock(&self.reports).throttle.offer(report, now);
+                self.publish(passed.into_iter().collect());
+            }
+        }
+    }
+
+    fn pause(&self, flow: &str, pause: bool) {
+        if let Some(entry) = lock(&self.flows).get(flow) {
+            entry.paused.store(pause, Ordering::Relaxed);
+            entry.slots.iter().for_each(|s| self.queue.wake(*s));
+        }
+    }
+
+    fn set_state(&self, flow: &str, state: FlowState) {
+        if let Some(entry) = lock(&self.flows).get_mut(flow) {
+            // The first reason to end stays.
+            if entry.state == FlowState::Running {
+                entry.state = state;
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    fn publish(&self, reports: Vec<Report>) {
+        if reports.is_empty() {
+            return;
+        }
+        let mut out = lock(&self.reports);
+        let wire = Batch::wire_schema(&report::SCHEMA);
+        let header = FrameHeader {
+            kind: FrameKind::Rows,
+            status: Status::Active,
+            producer: TaskId(u32::MAX),
+            turn: 0,
+            watermark: Time::MIN,
+            rows: 0,
+            schema: fingerprint(&wire),
+        };
+        let stream = out.stream;
+        let appended = report::to_batch(&reports)
+            .and_then(|b| b.to_wire(&wire))
+            .and_then(|rows| out.encoder.encode(header, Some(&rows)))
+            .and_then(|frame| self.engine.append(stream, 0, frame));
+        // A report that cannot be written must not fail what it reports on.
+        drop(appended);
+    }
+
+    /// Lets supervisors and reports see that time has passed.
+    pub fn tick(&self, now: Time) {
+        let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
+        if due(lock(&self.tree).next_wake()) {
+            self.tell(Event::Tick, now);
+        }
+        let waiting = {
+            let mut reports = lock(&self.reports);
+            if due(reports.throttle.next_wake()) { reports.throttle.tick(now) } else { Vec::new() }
+        };
+        self.publish(waiting);
+    }
+
+    /// When [`Node::crank`] has something to do without being woken.
+    pub fn next_wake(&self) -> Option<Time> {
+        let tree = lock(&self.tree).next_wake();
+        let reports = lock(&self.reports).throttle.next_wake();
+        [self.queue.next_due(), tree, reports].into_iter().flatten().min()
+    }
+
+    fn slot(&self, path: &TaskPath) -> Option<(SlotId, Arc<Slot>)> {
+        let slots = lock(&self.slots);
+        slots.iter().enumerate().find(|(_, s)| s.path == *path).map(|(id, s)| (id, s.clone()))
+    }
+
+    /// A flow has finished when all its tasks have ended, nothing lies in its streams, and nothing
+    /// has moved while that was found out.
+    fn look_for_the_end(&self, flow: &str, now: Time) {
+        let (slots, streams) = {
+            let flows = lock(&self.flows);
+            let Some(entry) = flows.get(flow).filter(|e| e.state == FlowState::Running) else {
+                return;
+            };
+            (entry.slots.clone(), entry.streams.clone())
+        };
+        let Some(before) = self.queue.quiet(&slots) else { return };
+        let all: Vec<Arc<Slot>> = {
+            let all = lock(&self.slots);
+            slots.iter().filter_map(|s| all.get(*s).cloned()).collect()
+        };
+        let ended = all.iter().all(|s| lock(&s.current).ended.load(Ordering::Relaxed));
+        let empty = streams.iter().all(|s| self.engine.backlog(*s).rows == 0);
+        if ended && empty && self.queue.quiet(&slots) == Some(before) {
+            for slot in all {
+                self.tell(Event::Exited { task: slot.path.clone(), exit: Exit::Normal }, now);
+            }
+            self.set_state(flow, FlowState::Finished);
+        }
+    }
+
+    /// How a flow is; `None` if there is none of this name.
+    pub fn flow(&self, name: &str) -> Option<FlowState> {
+        lock(&self.flows).get(name).map(|f| f.state.clone())
+    }
+
+    /// The flows by name.
+    pub fn flows(&self) -> Vec<(String, FlowState)> {
+        let flows = lock(&self.flows);
+        let mut all: Vec<_> =
+            flows.iter().map(|(n, f)| (f.number, n.clone(), f.state.clone())).collect();
+        all.sort_by_key(|f| f.0);
+        all.into_iter().map(|(_, name, state)| (name, state)).collect()
+    }
+
+    /// Waits until a flow no longer runs, at most `wait`.
+    pub fn wait(&self, flow: &str, wait: Duration) -> Option<FlowState> {
+        let flows = lock(&self.flows);
+        let running = |f: &mut BTreeMap<String, FlowEntry>| {
+            f.get(flow).is_some_and(|f| f.state == FlowState::Running)
+        };
+        let (flows, _) = self
+            .changed
+            .wait_timeout_while(flows, wait, running)
+            .unwrap_or_else(PoisonError::into_inner);
+        flows.get(flow).map(|f| f.state.clone())
+    }
+
+    /// The tasks that live here.
+    pub fn tasks(&self) -> Vec<TaskInfo> {
+        let slots = lock(&self.slots).clone();
+        let info = |slot: Arc<Slot>| {
+            let tenant = lock(&slot.current).clone();
+            // A task that is running just now is not waited for: it may run for long.
+            let (stats, keys) = match tenant.task.try_lock() {
+                Ok(mut task) => (task.stats(), task.keys()),
+                Err(_) => (TaskStats::default(), 0),
+            };
+            TaskInfo { path: slot.path.clone(), stats, keys }
+        };
+        slots.into_iter().map(info).collect()
+    }
+
+    /// The committed state of a process, found on whichever task has it.
+    pub fn inspect(&self, kind: &str, key: &[u8]) -> Option<Vec<u8>> {
+        let slots = lock(&self.slots).clone();
+        slots.iter().find_map(|slot| {
+            let tenant = lock(&slot.current).clone();
+            lock(&tenant.task).inspect(kind, key)
+        })
+    }
+
+    /// Stops the sources of all flows; what was taken in is still worked off.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        lock(&self.flows).values().for_each(|f| f.paused.store(true, Ordering::Relaxed));
+    }
+
+    /// Whether nothing is left to work off: all streams are read and no task is ready.
+    pub fn is_drained(&self) -> bool {
+        let flows = lock(&self.flows);
+        flows.values().all(|f| {
+            self.queue.quiet(&f.slots).is_some()
+                && f.streams.iter().all(|s| self.engine.backlog(*s).rows == 0)
+        })
+    }
+
+    /// Looks for handlers that do not return; called by the watchdog. `seen` is its memory. Returns
+    /// the slots whose thread was given up and has to be replaced.
+    pub(crate) fn watch(&self, seen: &mut BTreeMap<SlotId, (u64, u64, Time)>, now: Time) -> usize {
+        let slots = lock(&self.slots).clone();
+        let mut given_up = 0;
+        for (id, slot) in slots.iter().enumerate() {
+            let tenant = lock(&slot.current).clone();
+            let running = tenant.since.load(Ordering::Relaxed) != i64::MIN;
+            let (run, call) = (tenant.probe.run(), tenant.probe.call());
+            if !running || call == 0 {
+                seen.remove(&id);
+                continue;
+            }
+            let first = seen.entry(id).or_insert((run, call, now));
+            if (first.0, first.1) != (run, call) {
+                *first = (run, call, now);
+            }
+            if now >= first.2 + self.options.call_timeout {
+                seen.remove(&id);
+                given_up += 1;
+                self.abandon(id, slot, &tenant, call, now);
+            }
+        }
+        given_up
+    }
+
+    /// Leaves a thread to its endless loop and goes on with a new task, which sets the call aside.
+    fn abandon(&self, id: SlotId, slot: &Slot, old: &Tenant, call: u64, now: Time) {
+        let mut task = Task::new(slot.stage.clone(), slot.path.task, slot.around.clone());
+        task.suspect(call, old.probe.plan());
+        *lock(&slot.current) = tenant(task);
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
+        self.queue.switch_off(id);
+        self.queue.switch_on(id);
+        let what = crate::supervisor::What::AbandonedThread;
+        let reason = format!("call {call} has not returned for {:?}", self.options.call_timeout);
+        let task = slot.path.clone();
+        self.tell(Event::Noted { task, what, code: String::new(), reason, count: 1 }, now);
+    }
+
+    /// Whether a thread of this node never came back.
+    pub fn is_stuck(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether so many threads were given up that the process should be replaced.
+    pub fn is_worn_out(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed) > u64::from(self.options.abandoned_max)
+    }
+}
+
+fn tenant(task: Task) -> Arc<Tenant> {
+    Arc::new(Tenant {
+        probe: task.probe(),
+        task: Mutex::new(task),
+        since: AtomicI64::new(i64::MIN),
+        ended: AtomicBool::new(false),
+    })
+}
+
+fn inputs(stage: &Stage) -> Vec<StreamId> {
+    match &stage.front {
+        Front::Streams(fronts) => fronts.iter().map(|f| f.stream).collect(),
+        Front::Source(_) => Vec::new(),
+    }
+}

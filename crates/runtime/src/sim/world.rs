@@ -1,0 +1,220 @@
+//! One simulated node on one simulated disk, driven step by step.
+//!
+//! *Invariant:* everything that happens follows from the seed: who goes on next, what fails, what
+//! the clock says.
+
+use std::{sync::Arc, time::Duration};
+
+use millstream_core::{Code, Error, Result, Time, disk::Disk, engine::Engine, rng::Rng};
+
+use super::{
+    connectors::StepConnectors,
+    faults::{Faults, FaultyEngine},
+};
+use crate::{
+    disk::sim::{Faults as DiskFaults, SimDisk},
+    embedded::{self, Committer, EmbeddedEngine, Opened},
+    node::{FlowState, Node, Options as NodeOptions},
+    stage::Stage,
+};
+
+/// The clock starts here: some time in 2023.
+const START: Time = Time::from_ms(1_700_000_000_000);
+/// When nothing else can happen, the clock goes on to what is due within this time.
+const PATIENCE: Duration = Duration::from_millis(150);
+
+/// Makes a flow's stages, and its streams on the engine.
+pub type Deploy = Box<dyn Fn(&dyn Engine) -> Result<Vec<Stage>> + Send>;
+
+/// What a simulation is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// How often the engine's answers get lost.
+    pub faults: Faults,
+    /// The engine's options.
+    pub engine: embedded::Options,
+    /// The node's options.
+    pub node: NodeOptions,
+}
+
+/// How often something happened that a test run must have met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Faults of the engine's answers.
+    pub engine: Faults,
+    /// Faults of the disk.
+    pub disk: DiskFaults,
+    /// Turns that were run again, unit by unit.
+    pub isolated: u64,
+    /// Segments removed because nothing in them was needed any more.
+    pub trims: u64,
+    /// State compactions.
+    pub compactions: u64,
+    /// Power losses.
+    pub crashes: u64,
+}
+
+/// A node, its disk and its time.
+pub struct World {
+    setup: Setup,
+    disk: SimDisk,
+    rng: Rng,
+    now: Time,
+    deploy: Deploy,
+    running: Running,
+    past: Coverage,
+}
+
+struct Running {
+    engine: Arc<EmbeddedEngine>,
+    committer: Committer,
+    faulty: Arc<FaultyEngine>,
+    connectors: Arc<StepConnectors>,
+    node: Arc<Node>,
+}
+
+impl World {
+    /// A new world with an empty disk.
+    ///
+    /// # Errors
+    /// If the flow cannot be deployed.
+    pub fn new(setup: Setup, deploy: Deploy) -> Result<World> {
+        let disk = SimDisk::new(setup.seed);
+        let rng = Rng::for_item(setup.seed, 1);
+        let running = start(&setup, &disk, setup.seed, &deploy, START)?;
+        Ok(World { setup, disk, rng, now: START, deploy, running, past: Coverage::default() })
+    }
+
+    /// The node, to look at.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.running.node
+    }
+
+    /// The engine without its faults, to look at.
+    pub fn engine(&self) -> &Arc<EmbeddedEngine> {
+        &self.running.engine
+    }
+
+    /// The disk, to make it fail.
+    pub fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    /// The clock.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Moves the clock.
+    pub fn advance(&mut self, by: Duration) {
+        self.now = self.now + by;
+    }
+
+    /// Loses the answer of the `n`-th commit from now.
+    pub fn lose_answer(&mut self, n: u64) {
+        self.running.faulty.lose_answer(n);
+    }
+
+    /// Lets something happen, by the seed. `false` if nothing could.
+    pub fn step(&mut self) -> bool {
+        let running = &mut self.running;
+        let choice = self.rng.below(8);
+        let moved = match choice {
+            0 => running.committer.step() == embedded::Progress::Worked,
+            1 | 2 => running.connectors.step(self.rng.next_u64() as usize),
+            _ => running.node.crank(self.now, &|| Duration::ZERO),
+        };
+        moved || self.anything()
+    }
+
+    /// Tries everything in turn, so that "nothing" is sure.
+    fn anything(&mut self) -> bool {
+        let running = &mut self.running;
+        if running.node.crank(self.now, &|| Duration::ZERO) {
+            return true;
+        }
+        if running.committer.step() == embedded::Progress::Worked {
+            return true;
+        }
+        if (0..running.connectors.len()).any(|n| running.connectors.step(n)) {
+            return true;
+        }
+        match running.node.next_wake() {
+            Some(due) if due <= self.now + PATIENCE => {
+                self.now = self.now.max(due);
+                self.running.node.crank(self.now, &|| Duration::ZERO)
+            }
+            _ => false,
+        }
+    }
+
+    /// Steps until nothing can happen without time or input.
+    ///
+    /// # Errors
+    /// If that takes more than `steps_max` steps, or a flow fails.
+    pub fn run_until_idle(&mut self, steps_max: u64) -> Result<()> {
+        for _ in 0..steps_max {
+            if !self.step() {
+                return self.verdict();
+            }
+        }
+        let seed = self.setup.seed;
+        Err(Error::new(Code::Bug, format!("still busy after {steps_max} steps (seed {seed})")))
+    }
+
+    fn verdict(&self) -> Result<()> {
+        for (_, state) in self.running.node.flows() {
+            if let FlowState::Failed(error) = state {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the power and starts again: what was not durable may be lost.
+    ///
+    /// # Errors
+    /// If the engine cannot open what the disk kept.
+    pub fn crash(&mut self) -> Result<()> {
+        self.past = self.coverage();
+        self.past.crashes += 1;
+        self.past.disk = DiskFaults::default(); // the disk goes on counting by itself
+        self.disk.crash();
+        let seed = self.rng.next_u64();
+        self.running = start(&self.setup, &self.disk, seed, &self.deploy, self.now)?;
+        Ok(())
+    }
+
+    /// What has occurred so far.
+    pub fn coverage(&self) -> Coverage {
+        let seen = self.running.faulty.seen();
+        let stats = self.running.engine.stats();
+        let tasks = self.running.node.tasks();
+        let Coverage { engine, isolated, trims, compactions, crashes, .. } = self.past;
+        Coverage {
+            engine: Faults {
+                fence: engine.fence + seen.fence,
+                unknown: engine.unknown + seen.unknown,
+                retry: engine.retry + seen.retry,
+                delay: engine.delay + seen.delay,
+            },
+            disk: self.disk.faults(),
+            isolated: isolated + tasks.iter().map(|t| t.stats.isolated).sum::<u64>(),
+            trims: trims + stats.segments_trimmed,
+            compactions: compactions + stats.compactions,
+            crashes,
+        }
+    }
+}
+
+fn start(setup: &Setup, disk: &SimDisk, seed: u64, deploy: &Deploy, now: Time) -> Result<Running> {
+    let handle: Arc<dyn Disk> = Arc::new(disk.clone());
+    let Opened { engine, committer } = EmbeddedEngine::open(setup.engine.clone(), handle)?;
+    let faulty = Arc::new(FaultyEngine::new(engine.clone(), seed, setup.faults));
+    let connectors = Arc::new(StepConnectors::default());
+    let node = Node::new(faulty.clone(), connectors.clone(), setup.node.clone())?;
+    node.deploy(deploy(faulty.as_ref())?, now)?;
+    Ok(Running { engine, committer, faulty, connectors, node })
+}

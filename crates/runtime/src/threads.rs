@@ -1,0 +1,232 @@
+//! Production's threads: workers, connectors, the watchdog, the clock.
+//!
+//! This is the only place where the runtime starts threads or reads the machine's clock.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use millstream_core::{Error, Result, Time, connector::Pull};
+
+use crate::{
+    connect::{Connectors, SourceJob, WriteJob},
+    node::Node,
+};
+
+/// How long a worker without work sleeps at most.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+/// How often the watchdog looks.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+/// How long a connector waits for its source or for room before it looks around.
+const PULL_WAIT: Duration = Duration::from_millis(250);
+/// Stack of a worker, in bytes; handlers run on it.
+const WORKER_STACK_BYTES: usize = 8 << 20;
+
+/// The wall clock, which never goes back while the process lives.
+pub fn now() -> Time {
+    static START: std::sync::OnceLock<(Instant, Time)> = std::sync::OnceLock::new();
+    let (start, time) = START.get_or_init(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (Instant::now(), Time::from_ms(since.as_millis() as i64))
+    });
+    *time + start.elapsed()
+}
+
+fn spawn(name: &str, stack: usize, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name(name.into())
+        .stack_size(stack)
+        .spawn(run)
+        .map_err(|e: io::Error| Error::io(format!("thread {name}"), &e))
+}
+
+/// Connectors on threads: one per source partition, a pool that decodes, one that writes.
+pub struct ThreadConnectors {
+    decode: mpsc::Sender<Decode>,
+}
+
+type Decode = (
+    Box<dyn FnOnce() -> millstream_core::connector::Chunk + Send>,
+    Arc<crate::connect::Inlet>,
+    u64,
+);
+
+impl ThreadConnectors {
+    /// Starts `decoders` decoding threads.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(decoders: usize) -> Result<Arc<ThreadConnectors>> {
+        // Bounded by the inlets: each chunk in here has its place reserved in one.
+        let (decode, jobs) = mpsc::channel::<Decode>();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for n in 0..decoders.max(1) {
+            let jobs = jobs.clone();
+            spawn(&format!("decode-{n}"), 2 << 20, move || {
+                loop {
+                    let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((decode, inlet, place)) = job else { return };
+                    inlet.fill(place, decode());
+                }
+            })?;
+        }
+        Ok(Arc::new(ThreadConnectors { decode }))
+    }
+}
+
+impl Connectors for ThreadConnectors {
+    fn read(&self, mut job: SourceJob) {
+        let decode = self.decode.clone();
+        let inlet = job.inlet.clone();
+        let run = move || {
+            loop {
+                let Some(place) = job.inlet.reserve() else {
+                    if job.inlet.is_closed() {
+                        return;
+                    }
+                    job.inlet.wait_for_space(PULL_WAIT);
+                    continue;
+                };
+                let chunk = loop {
+                    match job.pull(PULL_WAIT) {
+                        Some(Pull::Chunk(chunk)) => break chunk,
+                        Some(_) => {}
+                        None => {
+                            job.inlet.release(place);
+                            return;
+                        }
+                    }
+                };
+                if decode.send((chunk, job.inlet.clone(), place)).is_err() {
+                    return;
+                }
+            }
+        };
+        if let Err(error) = spawn("source", 1 << 20, run) {
+            inlet.fail(error);
+        }
+    }
+
+    fn write(&self, job: WriteJob) {
+        // Sinks write seldom and wait for the disk: a thread per write would cost as little as it
+        // is simple, but a sink that commits a thousand times a second deserves one of its own.
+        WRITERS.with_pool(job);
+    }
+}
+
+struct Writers(Mutex<Vec<mpsc::Sender<WriteJob>>>);
+
+static WRITERS: Writers = Writers(Mutex::new(Vec::new()));
+
+impl Writers {
+    /// Hands the job to an idle writer, or starts one. Each writer has at most one job.
+    fn with_pool(&self, job: WriteJob) {
+        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let job = match idle {
+            Some(writer) => match writer.send(job) {
+                Ok(()) => return,
+                Err(back) => back.0,
+            },
+            None => job,
+        };
+        let (sender, jobs) = mpsc::channel::<WriteJob>();
+        let mut next = Some(job);
+        let own = sender.clone();
+        let started = spawn("sink", 1 << 20, move || {
+            while let Some(job) = next.take().or_else(|| jobs.recv().ok()) {
+                // Free for the next job before the task hears of it, so that the task finds it.
+                let outlet = job.outlet.clone();
+                let written = job.write();
+                WRITERS.0.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+                outlet.finish(written);
+            }
+        });
+        drop((started, sender));
+    }
+}
+
+/// The threads of a node.
+pub struct Workers {
+    node: Arc<Node>,
+    stop: Arc<AtomicBool>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Workers {
+    /// Starts `n` workers and the watchdog.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(node: Arc<Node>, n: usize) -> Result<Arc<Workers>> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let workers = Arc::new(Workers { node, stop, threads: Mutex::default() });
+        for _ in 0..n.max(1) {
+            workers.start_worker()?;
+        }
+        let (node, stop) = (workers.node.clone(), workers.stop.clone());
+        let weak = Arc::downgrade(&workers);
+        let watchdog = spawn("watchdog", 1 << 20, move || {
+            let mut seen = BTreeMap::new();
+            while !stop.load(Ordering::Relaxed) {
+                thread::park_timeout(WATCH_EVERY);
+                for _ in 0..node.watch(&mut seen, now()) {
+                    if let Some(workers) = weak.upgrade() {
+                        // Without a thread to spare the others carry on; there is nobody to tell.
+                        drop(workers.start_worker());
+                    }
+                }
+            }
+        })?;
+        workers.keep(watchdog);
+        Ok(workers)
+    }
+
+    fn keep(&self, thread: JoinHandle<()>) {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+    }
+
+    fn start_worker(&self) -> Result<()> {
+        let (node, stop) = (self.node.clone(), self.stop.clone());
+        let run = move || {
+            let begun = Instant::now();
+            let elapsed = || begun.elapsed();
+            while !stop.load(Ordering::Relaxed) {
+                let time = now();
+                node.tick(time);
+                let wait = node.next_wake().map_or(IDLE_MAX, |at| {
+                    IDLE_MAX
+                        .min(Duration::from_millis(at.ms().saturating_sub(time.ms()).max(1) as u64))
+                });
+                if let Some(slot) = node.queue().pop_wait(time, wait)
+                    && !node.run(slot, now(), &elapsed)
+                {
+                    return; // given up while it was stuck; another has taken its place
+                }
+            }
+        };
+        self.keep(spawn("worker", WORKER_STACK_BYTES, run)?);
+        Ok(())
+    }
+
+    /// Stops after the running steps. Threads that were given up are left behind.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.node.queue().close();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            thread.thread().unpark();
+            if !self.node.is_stuck() {
+                drop(thread.join());
+            }
+        }
+    }
+}
