@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A point in time: milliseconds since the Unix epoch, UTC.
 ///
 /// [`Time::MIN`] as a watermark means "nothing known yet", [`Time::MAX`] "ended".
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Time(i64);
 
@@ -46,6 +44,13 @@ impl Time {
                     .map(|t| t.and_utc().timestamp_millis())
             })
             .map(Time)
+    }
+}
+
+impl Default for Time {
+    /// [`Time::MIN`]: nothing known yet.
+    fn default() -> Time {
+        Time::MIN
     }
 }
 

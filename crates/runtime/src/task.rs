@@ -122,6 +122,8 @@ struct Live {
     more: bool,
     careful: u32,
     cautious_rows: usize,
+    /// What was taken in before the announcement.
+    held: Option<Intake>,
     /// The announcement of the next event, while the task is cautious.
     marked: Option<Ticket>,
     /// The watermark up to which everything has fired.
@@ -273,6 +275,7 @@ impl Task {
             more: true,
             careful: 0,
             cautious_rows: if cautious { self.stage.limits.rows_max } else { 0 },
+            held: None,
             marked: None,
             fired: Time::MIN,
             gated: false,
@@ -308,7 +311,10 @@ impl Task {
 
     /// Takes in, runs and commits one turn, if there is anything to do.
     fn turn(&mut self, live: &mut Live, clock: Time) -> Result<Did> {
-        let intake = self.intake(live, clock)?;
+        let intake = match live.held.take() {
+            Some(intake) => intake,
+            None => self.intake(live, clock)?,
+        };
         let due = live.chain.wake_at().is_some_and(|t| t <= clock);
         let moved = intake.next.watermark > live.progress.watermark || intake.status != live.status;
         let consumed = intake.rows > 0
@@ -323,7 +329,7 @@ impl Task {
             return Ok(live.idle(owed, clock));
         }
         if live.cautious_rows > 0 && intake.rows > 0 && live.marked.is_none() {
-            return live.mark(clock);
+            return live.mark(intake, clock);
         }
         self.probe.set_plan(intake.next.inputs.iter().map(|i| i.position).collect());
         let produced = self.run(live, &intake, clock)?;
@@ -597,13 +603,14 @@ impl Live {
 
     /// Announces the next event durably before it is tried, so that one that ends the process is
     /// recognised after [`ATTEMPTS_MAX`] times.
-    fn mark(&mut self, clock: Time) -> Result<Did> {
+    fn mark(&mut self, intake: Intake, clock: Time) -> Result<Did> {
         self.progress.turn += 1;
         self.progress.clock = clock;
         self.progress.attempts += 1;
         let turn = Turn { progress: self.progress.clone(), ..Turn::default() };
         let ticket = self.lease.commit(turn);
         self.marked = Some(ticket);
+        self.held = Some(intake);
         self.unsettled.push_back(ticket);
         Ok(Did::Worked)
     }
