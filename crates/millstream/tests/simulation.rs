@@ -16,7 +16,6 @@ use millstream::{
     runtime::sim::{Coverage, faults::Faults},
     test::{Crash, TestNode},
 };
-use millstream_core::engine::Engine as _;
 use oracle::Expected;
 use serde_json::{Value, json};
 
@@ -99,45 +98,6 @@ fn run(seed: u64) -> Coverage {
 
 fn compare(seed: u64, plan: &Plan, expected: &Expected, t: &mut TestNode) {
     let at = format!("seed {seed}, {plan:?}");
-    if std::env::var("LOOK").is_ok() {
-        for i in t.world().engine().streams() {
-            println!(
-                "{} appended {} backlog {:?} frames {:?}",
-                i.spec.name, i.appended_rows, i.backlog, i.frames
-            );
-        }
-        for (n, _, p) in t.world().engine().tasks() {
-            println!(
-                "{n} turn {} wm {} inputs {:?}",
-                p.turn,
-                p.watermark,
-                p.inputs.iter().map(|i| (i.position, i.rows)).collect::<Vec<_>>()
-            );
-        }
-        println!("{:#?}", t.ledger());
-        for l in t.dead_letters() {
-            println!(
-                "LETTER {} {} {} {} {}",
-                l.operator,
-                l.trigger.name(),
-                String::from_utf8_lossy(&l.key),
-                l.place,
-                l.error
-            );
-        }
-        println!("STATE {:?} {:?}", t.find_state::<Account>("k13"), expected.accounts.get("k13"));
-        for o in t.sink("out").iter().filter(|o| o["key"] == "k13") {
-            println!("SINK {o}");
-        }
-        println!(
-            "expected dead {} {} {} {}",
-            expected.dead_rows,
-            expected.dead_timers,
-            expected.dead_window_rows,
-            expected.dead_firings
-        );
-        println!("health {:?}", t.world().engine().health());
-    }
     let mut outs: BTreeMap<String, Vec<Out>> = BTreeMap::new();
     for row in t.sink("out") {
         let out: Out = serde_json::from_value(row).unwrap();
@@ -220,17 +180,4 @@ fn long() {
         println!("seed {seed}");
         run(seed);
     }
-}
-
-#[test]
-#[ignore = "for looking"]
-fn look() {
-    let seed = seeds()[0];
-    let (plan, rows, _) = draw(seed);
-    println!("{plan:?} {} rows", rows.len());
-    for (i, r) in rows.iter().enumerate().filter(|(_, r)| r.key == "k13") {
-        println!("{} {r:?} {}", i + 1, r.v % 97);
-    }
-    let r = std::panic::catch_unwind(|| run(seed));
-    println!("{}", r.is_ok());
 }

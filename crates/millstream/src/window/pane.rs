@@ -163,8 +163,9 @@ impl Panes {
             if entries.is_empty() {
                 first.remove();
             }
+            // All at once: a failure in the middle must find the others again.
+            self.taken.extend(now.iter().map(|entry| (end, *entry)));
             for entry in now {
-                self.taken.push((end, entry));
                 self.close(entry, end, &mut closed, scope)?;
             }
         }

@@ -23,6 +23,9 @@ const START: Time = Time::from_ms(1_700_000_000_000);
 /// When nothing else can happen, the clock goes on to what is due within this time.
 const PATIENCE: Duration = Duration::from_millis(150);
 
+/// Starts of a node on a failing disk.
+const RESTARTS_MAX: u32 = 10;
+
 /// Makes a flow's stages, and its streams on the engine.
 pub type Deploy = Box<dyn Fn(&dyn Engine) -> Result<Vec<Stage>> + Send>;
 
@@ -183,8 +186,17 @@ impl World {
         self.past.disk = DiskFaults::default(); // the disk goes on counting by itself
         self.disk.crash();
         let seed = self.rng.next_u64();
-        self.running = start(&self.setup, &self.disk, seed, &self.deploy, self.now)?;
-        Ok(())
+        // A service manager starts a node again if it could not open its disk.
+        for _ in 0..RESTARTS_MAX {
+            match start(&self.setup, &self.disk, seed, &self.deploy, self.now) {
+                Err(e) if e.code().retry() => {}
+                other => {
+                    self.running = other?;
+                    return Ok(());
+                }
+            }
+        }
+        Err(Error::new(Code::Bug, format!("the node does not start (seed {})", self.setup.seed)))
     }
 
     /// What has occurred so far.
