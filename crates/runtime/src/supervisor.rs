@@ -17,23 +17,36 @@
 //! `ignore`, code change, and `simple_one_for_one` as a strategy of its own (add children to a
 //! `one_for_one` supervisor).
 //!
+//! *Around it:* [`tree`] composes node > flow > stage > task, [`Breaker`] stops a flow that only
+//! makes dead letters, [`Streaks`] finds processes to park, [`report`] feeds `$supervisor`.
+//!
 //! *Failure:* a supervisor holds nothing durable; after a crash of the node it starts anew, with an
 //! empty window.
 //! *Limits:* a supervisor remembers `max` + 1 restarts; see each part for its own.
 //! *Source:* Erlang/OTP `stdlib`, `supervisor`; its test suite is ported by name in `tests/otp*.rs`.
 
 mod backoff;
+mod breaker;
 mod children;
 mod intensity;
 mod machine;
 mod protocol;
+pub mod report;
 mod spec;
+mod streaks;
+mod throttle;
+pub mod tree;
 
 pub use backoff::Backoff;
+pub use breaker::{Breaker, Options as BreakerOptions, State as BreakerState};
 pub use intensity::Intensity;
 pub use machine::Supervisor;
 pub use protocol::{Decision, Event, Refusal, Stop};
+pub use report::{Report, What};
 pub use spec::{ChildSpec, Exit, How, Kind, Restart, Shutdown, Spec, Status, Strategy};
+pub use streaks::{Streaks, Verdict};
+pub use throttle::Throttle;
+pub use tree::{FlowSpec, StageSpec, TaskPath, Tree};
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,10 @@ mod otp_admin;
 mod otp_restart;
 mod otp_strategy;
 mod ours;
+mod parts;
 mod property;
+mod property_tree;
+mod tree;
 mod world;
 
 use millstream_core::{Code, Error, Time};
