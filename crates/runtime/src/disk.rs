@@ -1,0 +1,8 @@
+//! Disks: the operating system's, and one in memory that fails on purpose.
+
+mod os;
+mod sim;
+
+pub use os::OsDisk;
+pub(crate) use os::create_dir;
+pub use sim::{Faults, SimDisk};

@@ -1,0 +1,354 @@
+//! The committer: makes committed turns durable, many with one sync.
+//!
+//! *What:* a state machine with one operation, [`Committer::step`]: take what is queued, append it,
+//! sync, tell. It owns no thread and reads no clock.
+//!
+//! *Invariants*
+//! - `durable` advances only after the sync that covers it, and never over a gap.
+//! - A batch is written again until it is durable; nothing else is written before it.
+//! - A segment's first record is durable before anything follows it.
+//!
+//! *Failure:* after a failed append the partial tail is cut off before the next try. After a failed
+//! sync nothing that was not durable before is trusted any more; see [`Committer::sync`].
+
+use std::{mem, sync::Arc};
+
+use millstream_core::{Code, Error, Result, disk::DiskFile};
+
+use super::{
+    index,
+    options::Durability,
+    record::{Entry, Kind, Record},
+    segment,
+    shared::{Inner, Shared, Wakes},
+    snapshot::{Extent, Snapshot, Start},
+    space::Segment,
+};
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing: there is nothing to do.
+    Idle,
+    /// Something; there may be more.
+    Worked,
+    /// It failed; [`super::Health::error`] says why. Try again later.
+    Failed,
+}
+
+/// Makes committed turns durable. There is one per engine.
+pub struct Committer {
+    shared: Arc<Shared>,
+    active: Option<Active>,
+    /// Taken from the queue and not yet durable.
+    batch: Vec<Record>,
+    /// A segment to start before the batch is written.
+    before: Option<Plan>,
+    /// A segment to start once the batch is durable.
+    after: Option<Plan>,
+    /// Where the log ends, and up to where a sync has confirmed it.
+    position: u64,
+    synced: u64,
+    /// What lies in the segment, for its index.
+    entries: Vec<Entry>,
+    /// Indexes that recovery had to rebuild.
+    unindexed: Vec<(Extent, Vec<Entry>)>,
+}
+
+/// The segment being written.
+struct Active {
+    base: u64,
+    file: Arc<dyn DiskFile>,
+    /// A failed append has left bytes behind the end.
+    torn: bool,
+}
+
+/// A segment to start.
+struct Plan {
+    snapshot: Option<Snapshot>,
+    seq: u64,
+    /// Segments that the snapshot does not need.
+    dead: Vec<u64>,
+}
+
+impl Committer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        position: u64,
+        unindexed: Vec<(Extent, Vec<Entry>)>,
+    ) -> Committer {
+        let mut committer = Committer {
+            shared,
+            active: None,
+            batch: Vec::new(),
+            before: None,
+            after: None,
+            position,
+            synced: position,
+            entries: Vec::new(),
+            unindexed,
+        };
+        let shared = committer.shared.clone();
+        committer.before = Some(committer.plan(&mut shared.lock()));
+        committer
+    }
+
+    /// Writes and syncs one batch, or finishes what an earlier step could not.
+    pub fn step(&mut self) -> Progress {
+        let result = self.try_step();
+        let mut inner = self.shared.lock();
+        match result {
+            Ok(progress) => {
+                inner.commit_error = None;
+                progress
+            }
+            Err(e) => {
+                inner.commit_error = Some(e);
+                Progress::Failed
+            }
+        }
+    }
+
+    /// Steps until the engine stops, on the calling thread. Waits without using the processor when
+    /// there is nothing to do, and [`super::Options::retry`] after a failure.
+    pub fn run(mut self) {
+        loop {
+            let progress = self.step();
+            let inner = self.shared.lock();
+            let quiet = inner.queue.is_empty() && !inner.roll;
+            let dead = match progress {
+                Progress::Worked => continue,
+                _ if inner.stopping => return,
+                Progress::Idle if quiet => self.shared.work.wait(inner).map(drop).is_err(),
+                Progress::Idle => continue,
+                Progress::Failed => {
+                    let retry = self.shared.options.retry;
+                    let waits = |inner: &mut Inner| !inner.stopping;
+                    self.shared.work.wait_timeout_while(inner, retry, waits).map(drop).is_err()
+                }
+            };
+            if dead {
+                return; // The lock is poisoned: the engine is dead.
+            }
+        }
+    }
+
+    fn try_step(&mut self) -> Result<Progress> {
+        if self.batch.is_empty() {
+            self.take();
+        }
+        if self.batch.is_empty() && self.after.is_none() {
+            return Ok(Progress::Idle);
+        }
+        if let Some(plan) = self.before.take() {
+            self.start(plan).map_err(|(plan, e)| {
+                self.before = Some(plan);
+                e
+            })?;
+        }
+        if !self.batch.is_empty() {
+            self.write()?;
+            self.sync()?;
+            self.publish();
+        }
+        if let Some(plan) = self.after.take() {
+            self.start(plan).map_err(|(plan, e)| {
+                self.after = Some(plan);
+                e
+            })?;
+        }
+        Ok(Progress::Worked)
+    }
+
+    /// Takes a batch, and with it the snapshot behind which the next segment will start.
+    fn take(&mut self) {
+        let shared = self.shared.clone();
+        let mut inner = shared.lock();
+        let base = self.active.as_ref().map_or(self.position, |a| a.base);
+        let written = self.position - base;
+        // A snapshot tells of everything that was committed, so all of it must come before.
+        let close = self.after.is_none()
+            && ((written > 0 && inner.roll)
+                || written + inner.pending_bytes >= shared.options.segment_bytes);
+        let mut bytes = 0;
+        while let Some(record) = inner.queue.front() {
+            if !close && bytes > 0 && bytes + record.len() > shared.options.batch_bytes {
+                break;
+            }
+            bytes += record.len();
+            self.batch.extend(inner.queue.pop_front());
+        }
+        if close {
+            self.after = Some(self.plan(&mut inner));
+        }
+        inner.roll = false;
+    }
+
+    /// Takes a snapshot of the state as it is now.
+    fn plan(&self, inner: &mut Inner) -> Plan {
+        let active = self.active.as_ref().map(|a| a.base);
+        let segments = inner.state.space.segments.iter();
+        let dead = segments.filter(|(base, s)| s.live == 0 && Some(**base) != active);
+        Plan {
+            dead: dead.map(|(base, _)| *base).collect(),
+            snapshot: Some(inner.state.snapshot()),
+            seq: inner.next_seq,
+        }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let Some(active) = &mut self.active else {
+            return Err(Error::new(Code::Bug, "no segment to write to"));
+        };
+        let len = self.position - active.base;
+        let place = |e| Error::io(segment::path(active.base), &e);
+        if active.torn {
+            active.file.truncate(len).map_err(place)?;
+        }
+        active.torn = true;
+        let mut position = self.position;
+        let mut heads = Vec::with_capacity(self.batch.len());
+        for record in &self.batch {
+            heads.push(record.head(position, self.synced));
+            position += record.len();
+        }
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(4 * heads.len());
+        for (head, record) in heads.iter().zip(&self.batch) {
+            parts.push(head);
+            parts.extend(record.body());
+        }
+        active.file.append(&parts).map_err(place)?;
+        active.torn = false;
+        self.shared.lock().stats.bytes_written += position - self.position;
+        Ok(())
+    }
+
+    /// Makes the batch durable.
+    ///
+    /// A failed sync must not be repeated: the kernel reports a lost write once, marks the pages
+    /// clean and lets the next sync succeed although nothing was saved (PostgreSQL's "fsyncgate").
+    /// So the batch, which is exactly what was not durable yet, is written anew to a fresh segment
+    /// that starts at the last durable position; the old segment ends there, whatever follows in it.
+    fn sync(&mut self) -> Result<()> {
+        let Some(active) = &self.active else { return Ok(()) };
+        if self.shared.options.durability == Durability::OsCache {
+            return Ok(());
+        }
+        let synced = active.file.sync();
+        self.shared.lock().stats.fsyncs += 1;
+        synced.map_err(|e| {
+            let seq = self.batch.first().map_or(0, |r| r.seq);
+            self.before = Some(Plan { snapshot: None, seq, dead: Vec::new() });
+            Error::io(segment::path(active.base), &e)
+        })
+    }
+
+    /// Tells everybody that the batch is durable.
+    fn publish(&mut self) {
+        let Some(active) = &self.active else { return };
+        let mut wakes = Wakes::default();
+        let batch = mem::take(&mut self.batch);
+        {
+            let mut inner = self.shared.lock();
+            for record in &batch {
+                let offset = self.position - active.base + record.parts_at();
+                for entry in &record.entries {
+                    let entry = Entry { offset: entry.offset + offset, ..*entry };
+                    inner.state.place(active.base, &entry);
+                    self.entries.push(entry);
+                }
+                self.position += record.len();
+                inner.pending_bytes -= record.len();
+                if let Some(task) = record.task {
+                    inner.wake_task(task, &mut wakes);
+                }
+            }
+            if let Some(segment) = inner.state.space.segments.get_mut(&active.base) {
+                segment.end = self.position;
+            }
+            let state = &mut inner.state;
+            state.space.shrink(&mut state.streams, self.shared.options.cache_bytes);
+            if let Some(last) = batch.last() {
+                self.shared.set_durable(last.seq);
+            }
+        }
+        if self.shared.options.durability == Durability::Fsync {
+            self.synced = self.position;
+        }
+        self.shared.upkeep.notify_one();
+        wakes.call();
+        // Freeing what was written is no reader's business: it happens outside the lock.
+        drop(batch);
+    }
+
+    /// Closes the segment and starts one at the end of the log, durably.
+    fn start(&mut self, plan: Plan) -> Result<(), (Plan, Error)> {
+        match self.try_start(&plan) {
+            Err(e) => Err((plan, e)),
+            Ok(active) => {
+                let old = self.active.replace(active);
+                self.index(old);
+                self.remove(&plan.dead);
+                Ok(())
+            }
+        }
+    }
+
+    fn try_start(&mut self, plan: &Plan) -> Result<Active> {
+        let os_cache = self.shared.options.durability == Durability::OsCache;
+        if let Some(active) = self.active.as_ref().filter(|_| os_cache) {
+            // Segments behind the last are taken for durable when the log is opened.
+            active.file.sync().map_err(|e| Error::io(segment::path(active.base), &e))?;
+        }
+        let base = self.position;
+        let mut segments = self.shared.lock().state.space.extents();
+        segments.retain(|s| !plan.dead.contains(&s.base));
+        let start = Start { segments, snapshot: plan.snapshot.clone() };
+        let mut record = Record::new(Kind::Start, &start, Vec::new())?;
+        record.seq = plan.seq;
+        let head = record.head(base, self.position);
+        let mut parts = vec![head.as_slice()];
+        parts.extend(record.body());
+        let path = segment::path(base);
+        let place = |e| Error::io(&path, &e);
+        let file = self.shared.disk.create(&path).map_err(place)?;
+        file.append(&parts).map_err(place)?;
+        file.sync().map_err(place)?;
+        self.shared.disk.sync_dir(segment::LOG).map_err(place)?;
+        self.position += record.len();
+        self.synced = self.position;
+        let mut inner = self.shared.lock();
+        inner.stats.fsyncs += 1;
+        inner.stats.bytes_written += record.len();
+        let segment = Segment { file: file.clone(), end: self.position, live: 0 };
+        inner.state.space.segments.insert(base, segment);
+        Ok(Active { base, file, torn: false })
+    }
+
+    /// Writes the index of a closed segment, and those that recovery has missed. They only save
+    /// time, so a failure is of no account.
+    fn index(&mut self, closed: Option<Active>) {
+        let entries = mem::take(&mut self.entries);
+        if let Some(closed) = closed {
+            let end = self.active.as_ref().map_or(self.position, |a| a.base);
+            self.unindexed.push((Extent { base: closed.base, end }, entries));
+        }
+        for (extent, entries) in mem::take(&mut self.unindexed) {
+            let written = index::write(&*self.shared.disk, extent, &entries).unwrap_or(0);
+            self.shared.lock().stats.bytes_written += written;
+        }
+    }
+
+    /// Removes segments that no snapshot needs. What cannot be removed now goes when the log is
+    /// opened next.
+    fn remove(&mut self, dead: &[u64]) {
+        for base in dead {
+            let segment = self.shared.lock().state.space.segments.remove(base);
+            let removed = self.shared.disk.remove(&segment::path(*base));
+            let _ = self.shared.disk.remove(&index::path(*base));
+            if segment.is_some() && removed.is_ok() {
+                self.shared.lock().stats.segments_trimmed += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The engine itself: opening a disk, and what everybody may ask.
+
+use std::sync::Arc;
+
+use millstream_core::{
+    Code, Error, Frame, Result,
+    disk::Disk,
+    engine::{Backlog, Engine, EngineStats, Lease, StreamInfo, StreamSpec, TaskSpec, Ticket},
+    ledger::Ledger,
+    turn::{Progress, StreamId, TaskId},
+};
+
+use super::{
+    commit::Committer,
+    lease::EmbeddedLease,
+    ledger,
+    lock::DirLock,
+    options::Options,
+    record::{Kind, OpenMeta, Record, StreamMeta},
+    recover::recover,
+    shared::{Health, Inner, Reader, Shared},
+    snapshot::conflict,
+    state::{no_partition, partition},
+};
+
+/// A segment log on one disk. Cheap to clone: share it.
+#[derive(Clone)]
+pub struct EmbeddedEngine {
+    shared: Arc<Shared>,
+}
+
+/// An engine and the two state machines that work for it.
+pub struct Opened {
+    /// What tasks and people talk to.
+    pub engine: Arc<EmbeddedEngine>,
+    /// Makes turns durable; step or run it, or nothing ever is.
+    pub committer: Committer,
+}
+
+impl EmbeddedEngine {
+    /// Opens the log on a disk, or begins one if the disk is empty. Writes nothing yet.
+    ///
+    /// # Errors
+    /// [`Code::Corrupt`] naming file and byte if something that was durable is damaged.
+    pub fn open(options: Options, disk: Arc<dyn Disk>) -> Result<Opened> {
+        EmbeddedEngine::open_locked(options, disk, None)
+    }
+
+    pub(super) fn open_locked(
+        options: Options,
+        disk: Arc<dyn Disk>,
+        lock: Option<DirLock>,
+    ) -> Result<Opened> {
+        let found = recover(&*disk, false)?;
+        for orphan in &found.orphans {
+            // It only takes room; if it cannot go now, it goes when the log is opened next.
+            let _ = disk.remove(orphan);
+        }
+        let inner = Inner::new(found.state, found.next_seq);
+        let shared = Arc::new(Shared::new(disk, options, inner, false, lock));
+        let committer = Committer::new(shared.clone(), found.position, found.unindexed);
+        let engine = Arc::new(EmbeddedEngine { shared: shared.clone() });
+        Ok(Opened { engine, committer })
+    }
+
+    /// Opens the log to look at it: nothing is written, no task can be opened.
+    ///
+    /// # Errors
+    /// As [`EmbeddedEngine::open`].
+    pub fn read_only(options: Options, disk: Arc<dyn Disk>) -> Result<Arc<EmbeddedEngine>> {
+        let found = recover(&*disk, true)?;
+        let inner = Inner::new(found.state, found.next_seq);
+        let shared = Shared::new(disk, options, inner, true, None);
+        Ok(Arc::new(EmbeddedEngine { shared: Arc::new(shared) }))
+    }
+
+    /// Bytes of turns that are committed but not durable. Whoever produces turns stops at a bound.
+    pub fn pending_bytes(&self) -> u64 {
+        self.shared.lock().pending_bytes
+    }
+
+    /// How the engine is.
+    pub fn health(&self) -> Health {
+        let inner = self.shared.lock();
+        Health {
+            error: inner.commit_error.clone().or_else(|| inner.upkeep_error.clone()),
+            pending_bytes: inner.pending_bytes,
+            bad_reads: self.shared.bad_reads.load(std::sync::atomic::Ordering::Relaxed),
+        }
+    }
+
+    /// Refuses further turns and lets [`Committer::run`] return once everything queued was written
+    /// (or could not be).
+    pub fn stop(&self) {
+        self.shared.lock().stopping = true;
+        self.shared.work.notify_all();
+        self.shared.upkeep.notify_all();
+    }
+
+    /// The lock on the engine's directory, if [`super::open_dir`] has opened it.
+    pub fn dir_lock(&self) -> Option<&DirLock> {
+        self.shared.dir_lock.as_ref()
+    }
+
+    /// Queues a task's open record, or finds the one that is queued. Returns its sequence number.
+    fn opening(&self, spec: &TaskSpec) -> Result<(TaskId, u64)> {
+        let mut inner = self.shared.lock();
+        self.shared.writable(&inner)?;
+        let id = inner.state.task_id(&spec.name);
+        if let Some(task) = inner.state.task(id) {
+            if !spec.inputs.starts_with(&task.inputs) {
+                return Err(Error::new(
+                    Code::Conflict,
+                    format!(
+                        "task {} exists with inputs {:?}; asked for with {:?}",
+                        spec.name, task.inputs, spec.inputs
+                    ),
+                )
+                .help("a task keeps its inputs in their order and may get more: give the stage another name"));
+            }
+            task.waker = Some(spec.waker.clone());
+            if let Some(seq) = task.opening {
+                return Ok((id, seq));
+            }
+        }
+        for input in &spec.inputs {
+            if partition(&mut inner.state.streams, input.stream.0, input.partition).is_none() {
+                return Err(no_partition(input.stream.0, input.partition));
+            }
+        }
+        let meta = OpenMeta { task: id, name: spec.name.clone(), inputs: spec.inputs.clone() };
+        let mut record = Record::new(Kind::Open, &meta, Vec::new())?;
+        record.task = Some(id);
+        record.seq = inner.sequence();
+        let seq = record.seq;
+        inner.state.apply_open(meta, seq)?;
+        if let Some(task) = inner.state.task(id) {
+            task.waker = Some(spec.waker.clone());
+        }
+        inner.enqueue(record);
+        drop(inner);
+        self.shared.work.notify_one();
+        Ok((id, seq))
+    }
+}
+
+impl Engine for EmbeddedEngine {
+    fn create_stream(&self, spec: &StreamSpec) -> Result<StreamId> {
+        if !(1..=1024).contains(&spec.partitions) {
+            return Err(Error::new(
+                Code::Limit,
+                format!(
+                    "stream {} with {} partitions; 1 to 1024 are possible",
+                    spec.name, spec.partitions
+                ),
+            ));
+        }
+        let mut record = Record::new(Kind::Stream, &StreamMeta::of(spec), Vec::new())?;
+        let mut inner = self.shared.lock();
+        if let Some(id) = inner.state.stream_ids.get(&spec.name).copied() {
+            return match inner.state.streams.get(id as usize) {
+                Some(stream) if stream.spec != *spec => Err(conflict(&stream.spec, spec)),
+                _ => Ok(StreamId(id)),
+            };
+        }
+        self.shared.writable(&inner)?;
+        record.seq = inner.sequence();
+        let id = inner.state.apply_stream(spec.clone());
+        inner.enqueue(record);
+        drop(inner);
+        self.shared.work.notify_one();
+        Ok(StreamId(id))
+    }
+
+    fn streams(&self) -> Vec<StreamInfo> {
+        ledger::streams(&self.shared.lock().state)
+    }
+
+    fn open(&self, spec: &TaskSpec) -> Result<Option<Box<dyn Lease>>> {
+        let (id, seq) = self.opening(spec)?;
+        if seq > self.shared.durable() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(EmbeddedLease::new(self.shared.clone(), id)?)))
+    }
+
+    fn read(
+        &self,
+        stream: StreamId,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Frame)>> {
+        self.shared.frames(stream.0, partition, from, bytes_max, Reader::Person)
+    }
+
+    fn backlog(&self, stream: StreamId) -> Backlog {
+        ledger::backlog(&self.shared.lock().state, stream)
+    }
+
+    fn append(&self, stream: StreamId, partition: u32, frame: Frame) -> Result<Ticket> {
+        self.shared.append(stream.0, partition, frame).map(Ticket)
+    }
+
+    fn durable(&self, ticket: Ticket) -> bool {
+        ticket.0 <= self.shared.durable()
+    }
+
+    fn ledger(&self) -> Ledger {
+        ledger::ledger(&self.shared.lock().state)
+    }
+
+    fn tasks(&self) -> Vec<(String, TaskId, Progress)> {
+        let inner = self.shared.lock();
+        let tasks = inner.state.tasks.iter();
+        let tasks: Vec<_> = tasks.map(|t| (t.name.clone(), t.id, t.progress.clone())).collect();
+        drop(inner);
+        tasks.into_iter().map(|(name, id, progress)| (name, id, (*progress).clone())).collect()
+    }
+
+    fn stats(&self) -> EngineStats {
+        let inner = self.shared.lock();
+        let segments = inner.state.space.segments.iter().map(|(base, s)| s.end - base);
+        let runs = inner.state.tasks.iter().flat_map(|t| &t.runs).map(|r| r.bytes);
+        EngineStats { bytes_stored: segments.chain(runs).sum(), ..inner.stats }
+    }
+}

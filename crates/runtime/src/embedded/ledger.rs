@@ -1,0 +1,74 @@
+//! The books: every law's terms, each from where it was counted.
+
+use millstream_core::{
+    engine::{Backlog, StreamInfo},
+    ledger::{Ledger, StreamLine},
+    turn::{InputProgress, Position, StreamId},
+};
+
+use super::state::{State, Task};
+
+/// `flow/stage` of a task called `flow/stage/partition`.
+fn stage(task: &str) -> &str {
+    task.rsplit_once('/').map_or(task, |(stage, _)| stage)
+}
+
+fn progress(task: &Task, input: usize) -> InputProgress {
+    task.progress.inputs.get(input).cloned().unwrap_or_default()
+}
+
+pub(super) fn ledger(state: &State) -> Ledger {
+    let mut ledger = Ledger::default();
+    for task in &state.tasks {
+        let stage = stage(&task.name);
+        if let Some(source) = &task.progress.counters.source {
+            ledger.sources.entry(stage.into()).or_default().add(source);
+        }
+        for (operator, counters) in &task.progress.counters.operators {
+            ledger.operators.entry(format!("{stage}/{operator}")).or_default().add(counters);
+        }
+        for (at, input) in task.inputs.iter().enumerate() {
+            let Some(stream) = state.streams.get(input.stream.0 as usize) else { continue };
+            let Some(part) = stream.partitions.get(input.partition as usize) else { continue };
+            let attached = task.attached.get(at).copied().unwrap_or_default();
+            ledger.streams.push(StreamLine {
+                stream: format!("{}/{}", stream.spec.name, input.partition),
+                consumer: task.name.clone(),
+                // What was gone before the consumer came was never its to read.
+                appended: part.appended_rows - attached.row,
+                read: progress(task, at).rows,
+                backlog: part.behind(task.stand(at).0).rows,
+                expired: 0,
+            });
+        }
+    }
+    ledger
+}
+
+pub(super) fn streams(state: &State) -> Vec<StreamInfo> {
+    let info = |(id, stream): (usize, &super::stream::Stream)| StreamInfo {
+        id: StreamId(id as u32),
+        spec: stream.spec.clone(),
+        appended_rows: stream.partitions.iter().map(|p| p.appended_rows).sum(),
+        frames: stream.partitions.iter().map(|p| p.first..p.next()).collect(),
+        backlog: backlog(state, StreamId(id as u32)),
+    };
+    state.streams.iter().enumerate().map(info).collect()
+}
+
+/// What the slowest consumer of each partition has not read; nothing if nobody reads.
+pub(super) fn backlog(state: &State, stream: StreamId) -> Backlog {
+    let mut sum = Backlog::default();
+    let Some(stream) = state.streams.get(stream.0 as usize) else { return sum };
+    for part in &stream.partitions {
+        let stand = |(task, input): &(u32, usize)| {
+            state.tasks.get(*task as usize - 1).map_or(Position::default(), |t| t.stand(*input).0)
+        };
+        if let Some(slowest) = part.consumers.iter().map(stand).min() {
+            let behind = part.behind(slowest);
+            sum.rows += behind.rows;
+            sum.bytes += behind.bytes;
+        }
+    }
+    sum
+}

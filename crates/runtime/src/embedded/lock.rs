@@ -1,0 +1,131 @@
+//! One node per directory.
+//!
+//! *Why a lock of the operating system:* it goes with the process, however it dies. What is written
+//! in the file is for people only.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use millstream_core::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    engine::{EmbeddedEngine, Opened},
+    options::Options,
+};
+use crate::disk::{OsDisk, create_dir};
+
+const NAME: &str = "LOCK";
+
+/// Who holds a directory.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Holder {
+    pid: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    http: Option<String>,
+}
+
+/// A directory that no other node can open; released when it is dropped.
+pub struct DirLock {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl DirLock {
+    /// Takes a directory, creating it if it is missing.
+    ///
+    /// # Errors
+    /// [`Code::InUse`] naming who holds it.
+    pub fn take(dir: &Path) -> Result<DirLock> {
+        create_dir(dir).map_err(|e| Error::io(dir.display(), &e))?;
+        let path = dir.join(NAME);
+        let io = |e: std::io::Error| Error::io(path.display(), &e);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(in_use(dir, &mut file)),
+            Err(TryLockError::Error(e)) => return Err(io(e)),
+            Ok(()) => {}
+        }
+        let lock = DirLock { path, file: Mutex::new(file) };
+        lock.write(&Holder { pid: std::process::id(), http: None })?;
+        Ok(lock)
+    }
+
+    /// Writes where the node can be asked, for whoever finds the directory taken.
+    pub fn announce(&self, http: &str) -> Result<()> {
+        self.write(&Holder { pid: std::process::id(), http: Some(http.into()) })
+    }
+
+    fn write(&self, holder: &Holder) -> Result<()> {
+        let json = serde_json::to_vec(holder)
+            .map_err(|e| Error::new(Code::Bug, format!("{}: {e}", self.path.display())))?;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut write = || {
+            file.set_len(0)?;
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(&json)
+        };
+        write().map_err(|e| Error::io(self.path.display(), &e))
+    }
+}
+
+/// The address of the node that holds `dir`, if one does and has announced it.
+pub fn holder_http(dir: &Path) -> Option<String> {
+    let file = File::open(dir.join(NAME)).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {}
+        _ => return None,
+    }
+    holder(&file).http
+}
+
+fn holder(mut file: &File) -> Holder {
+    let mut json = String::new();
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut json));
+    // Without it the error only says less.
+    read.ok().and_then(|_| serde_json::from_str(&json).ok()).unwrap_or_default()
+}
+
+fn in_use(dir: &Path, file: &mut File) -> Error {
+    let Holder { pid, http } = holder(file);
+    let http = http.map_or(String::new(), |http| format!(", {http}"));
+    Error::new(
+        Code::InUse,
+        format!("{} is in use by another node (pid {pid}{http})", dir.display()),
+    )
+    .help("stop that node, or use another directory: --data DIR")
+}
+
+/// Opens the engine of a directory and holds it as long as the engine lives.
+///
+/// # Errors
+/// [`Code::InUse`] if another node has it; else as [`EmbeddedEngine::open`].
+pub fn open_dir(dir: &Path, options: Options) -> Result<Opened> {
+    let lock = DirLock::take(dir)?;
+    EmbeddedEngine::open_locked(options, Arc::new(OsDisk::new(dir)), Some(lock))
+}
+
+/// Opens the engine of a directory to look at it: takes no lock, writes nothing, and takes a torn
+/// tail for the end.
+///
+/// # Errors
+/// [`Code::Unknown`] if there is no log; else as [`EmbeddedEngine::open`].
+pub fn open_read_only(dir: &Path, options: Options) -> Result<Arc<EmbeddedEngine>> {
+    if !dir.join(super::segment::LOG).is_dir() {
+        return Err(Error::new(Code::Unknown, format!("{} holds no data", dir.display()))
+            .help("name the directory of a node: --data DIR"));
+    }
+    EmbeddedEngine::read_only(options, Arc::new(OsDisk::new(dir)))
+}
