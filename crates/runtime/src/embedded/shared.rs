@@ -67,6 +67,8 @@ pub(super) struct Inner {
     pub stopping: bool,
     /// Close the segment with the next batch although it is not full.
     pub roll: bool,
+    /// Counts what could give the compactor work.
+    pub upkeep: u64,
 }
 
 /// Who reads.
@@ -108,6 +110,7 @@ impl Inner {
             upkeep_error: None,
             stopping: false,
             roll: false,
+            upkeep: 0,
         }
     }
 
