@@ -2,10 +2,21 @@
 //!
 //! `cargo run --release -p millstream-io --example decode_speed`
 
-use std::{hint::black_box, sync::Arc, time::Instant};
+use std::{
+    hint::black_box,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use millstream_io::{CsvDecoder, JsonDecoder, JsonEncoder, Place, rng::Rng};
+use millstream_core::{
+    Time,
+    connector::{Pull, Source},
+};
+use millstream_io::{
+    CsvDecoder, CsvFile, JsonDecoder, JsonEncoder, JsonLinesFile, Place, rng::Rng,
+};
 use serde::Deserialize;
 
 const ROWS: usize = 200_000;
@@ -45,11 +56,20 @@ fn main() {
     report("JSON, 4 of 14 fields", &wide, |chunk| {
         black_box(decoder.decode(chunk, Place::default())).places.len()
     });
+    let mut decoder = JsonDecoder::new(schema()).expect("supported");
+    report("JSON, time as text", &text_times(), |chunk| {
+        black_box(decoder.decode(chunk, Place::default())).places.len()
+    });
     let header = ["sensor", "ts", "celsius", "seq"].map(String::from);
     let mut decoder = CsvDecoder::new(schema(), &header).expect("supported");
     report("CSV, 4 of 4 fields", &csv, |chunk| {
         black_box(decoder.decode(chunk, Place::default())).places.len()
     });
+    from_file("JSON", &readings, |path| Box::new(JsonLinesFile::open(path)));
+    let csv_file = [b"sensor,ts,celsius,seq\n", csv.as_slice()].concat();
+    from_file("CSV", &csv_file, |path| Box::new(CsvFile::open(path)));
+    let quoted = [csv_file.as_slice(), b"\"a\",1,1,1\n"].concat();
+    from_file("CSV, quoted,", &quoted, |path| Box::new(CsvFile::open(path)));
     let mut decoder = JsonDecoder::new(schema()).expect("supported");
     let rows = decoder.decode(&readings[..cut(&readings)], Place::default()).rows;
     let mut encoder = JsonEncoder::new();
@@ -63,6 +83,30 @@ fn main() {
         black_box(&out);
         rows.num_rows()
     });
+}
+
+/// Reads a file of several hundred MB from the page cache: cutting alone, and with decoding.
+fn from_file(name: &str, content: &[u8], source: impl Fn(PathBuf) -> Box<dyn Source>) {
+    let path = std::env::temp_dir().join(format!("millstream-speed-{}", std::process::id()));
+    let bytes = content.repeat(8);
+    std::fs::write(&path, &bytes).expect("room for a temporary file");
+    let source = source(path.clone());
+    for decode in [false, true] {
+        let what = if decode { "cut and decoded" } else { "cut" };
+        report(&format!("{name} file, {what}"), &bytes[..1], |_| {
+            let mut reader = source.open(0, schema(), &[]).expect("written above");
+            let mut rows = 0;
+            while let Pull::Chunk(chunk) = reader.pull(Duration::ZERO).expect("written above") {
+                match decode {
+                    true => rows += chunk().places.len(),
+                    false => rows = ROWS * 8,
+                }
+            }
+            rows
+        });
+    }
+    println!("{:30} {:6} MB in all", "", bytes.len() / 1_000_000);
+    let _ = std::fs::remove_file(path);
 }
 
 fn schema() -> SchemaRef {
@@ -81,6 +125,15 @@ fn readings() -> Vec<u8> {
         let celsius = rng.below(6_000) as f64 / 100.0 - 20.0;
         format!(
             "{{\"sensor\":\"sensor-{sensor:06}\",\"ts\":{ts},\"celsius\":{celsius},\"seq\":{row}}}"
+        )
+    })
+}
+
+fn text_times() -> Vec<u8> {
+    lines(|row, rng| {
+        let (sensor, ts) = (rng.below(100_000), Time::from_ms(1_700_000_000_000 + row as i64 * 10));
+        format!(
+            "{{\"sensor\":\"sensor-{sensor:06}\",\"ts\":\"{ts}\",\"celsius\":21.5,\"seq\":{row}}}"
         )
     })
 }
