@@ -49,8 +49,10 @@ pub struct TestNode {
 pub enum Crash {
     /// The answer to the n-th commit from now is lost; its task finds out what happened.
     AtCommit(u64),
-    /// The power fails now.
+    /// The power fails now: what was not durable may be lost.
     Now,
+    /// The process is killed now.
+    Kill,
 }
 
 impl TestNode {
@@ -118,14 +120,12 @@ impl TestNode {
     pub fn put_line(&mut self, source: &str, line: &str) -> &mut TestNode {
         let input = self.inputs.get(source).unwrap_or_else(|| panic!("no source `{source}`"));
         lock(&input.lines).lines.push(line.as_bytes().to_vec());
-        self.nudge();
         self
     }
 
     /// Ends all sources: windows close, timers of event time fire.
     pub fn end(&mut self) -> &mut TestNode {
         self.inputs.values().for_each(|i| lock(&i.lines).ended = true);
-        self.nudge();
         self
     }
 
@@ -140,13 +140,12 @@ impl TestNode {
             (Crash::Now, Some(world)) => {
                 world.crash().unwrap_or_else(|e| panic!("after a crash: {e}"))
             }
-            (Crash::Now, None) => {}
+            (Crash::Kill, Some(world)) => {
+                world.kill().unwrap_or_else(|e| panic!("after a kill: {e}"))
+            }
+            (Crash::Now | Crash::Kill, None) => {}
         }
         self
-    }
-
-    fn nudge(&mut self) {
-        // Sources are polled by the simulator: nothing to wake.
     }
 
     /// The world below.

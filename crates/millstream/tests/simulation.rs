@@ -76,7 +76,7 @@ fn run(seed: u64) -> Coverage {
             t.world().step();
         }
         match d.below(6) {
-            0 => drop(t.crash(Crash::Now)),
+            0 => drop(t.crash([Crash::Now, Crash::Kill][d.below(2) as usize])),
             1 => t.world().disk().fail_appends(1),
             2 => t.world().disk().fail_syncs(1),
             3 => {
