@@ -319,6 +319,8 @@ struct MemorySource {
 struct Lines {
     lines: Vec<Vec<u8>>,
     ended: bool,
+    /// How many lines were acknowledged as durable.
+    acknowledged: usize,
 }
 
 impl Source for Shared<MemorySource> {
@@ -331,6 +333,8 @@ impl Source for Shared<MemorySource> {
             [] => 0,
             bytes => u64::from_le_bytes(bytes.try_into().map_err(|_| Error::corrupt("position"))?),
         };
+        let acknowledged = lock(&self.0.lines).acknowledged as u64;
+        assert!(at >= acknowledged, "line {acknowledged} was acknowledged and is lost");
         Ok(Box::new(MemoryReader { source: self.0.clone(), schema, at: at as usize }))
     }
 }
@@ -351,6 +355,11 @@ impl SourceReader for MemoryReader {
         let first = Place { line: self.at as u64 + 1, offset: 0 };
         self.at += new.len();
         let (schema, at) = (self.schema.clone(), self.at as u64);
+        let (source, end) = (self.source.clone(), self.at);
+        let durable = move || {
+            let mut lines = lock(&source.lines);
+            lines.acknowledged = lines.acknowledged.max(end);
+        };
         let mut decoder = JsonDecoder::new(schema)?;
         Ok(Pull::Chunk(Box::new(move || {
             let decoded = decoder.decode(&new.join(&b'\n'), first);
@@ -361,7 +370,7 @@ impl SourceReader for MemoryReader {
                 units: new.len() as u64,
                 skipped: decoded.skipped,
                 position: at.to_le_bytes().to_vec(),
-                durable: None,
+                durable: Some(Box::new(durable)),
             }
         })))
     }
