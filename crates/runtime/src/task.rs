@@ -273,7 +273,8 @@ impl Task {
             progress,
             status: Status::Active,
             restored: false,
-            more: true,
+            // Firings may have been cut short; but a turn that hung is run again as it was.
+            more: self.suspect.is_none(),
             careful: 0,
             cautious_rows: if cautious { self.stage.limits.rows_max } else { 0 },
             held: None,

@@ -2,6 +2,9 @@
 
 use millstream::prelude::*;
 
+/// One value in so many makes a handler hang.
+pub const HANG: i64 = 1511;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub key: String,
@@ -59,6 +62,7 @@ impl Process for Account {
         match v % 97 {
             1 => panic!("injected in handle"),
             2 => Err(Failure::new("injected error")),
+            _ if v % HANG == 7 => millstream::test::hang(),
             _ => Ok(()),
         }
     }
