@@ -67,14 +67,8 @@ struct Plan {
 }
 
 impl Compactor {
-    pub(super) fn new(shared: Arc<Shared>) -> Compactor {
-        Compactor {
-            shared,
-            obsolete: Vec::new(),
-            evacuating: None,
-            damaged: BTreeSet::new(),
-            seen: 0,
-        }
+    pub(super) fn new(shared: Arc<Shared>, obsolete: Vec<(u64, String)>) -> Compactor {
+        Compactor { shared, obsolete, evacuating: None, damaged: BTreeSet::new(), seen: 0 }
     }
 
     /// Does one piece of work: one compaction, or one copy out of an old segment.
@@ -173,6 +167,9 @@ impl Compactor {
     fn compact(&mut self, plan: Plan) -> Result<()> {
         let mut runs = plan.runs.clone();
         let mut through = plan.through;
+        // An orphan of the same name is replaced, and must not be removed later.
+        let path = run::path(plan.task, plan.number);
+        self.obsolete.retain(|(_, obsolete)| *obsolete != path);
         let mut writer = Writer::new(&self.shared, plan.task, plan.number)?;
         let replaced = match &plan.job {
             Job::Sort { deltas, through: last } => {

@@ -363,6 +363,30 @@ impl Record {
         Ok(record)
     }
 
+    /// A record that was read, to be written at another place. `rest` is the body behind the
+    /// metadata.
+    pub fn again(
+        head: &Head,
+        numbers: Vec<u64>,
+        mut meta: Vec<u8>,
+        rest: Buffer,
+        entries: Vec<Entry>,
+    ) -> Record {
+        meta.resize(meta.len().next_multiple_of(8), 0);
+        Record {
+            kind: head.kind,
+            seq: head.seq,
+            numbers,
+            entries,
+            task: None,
+            meta,
+            meta_len: head.meta_len,
+            parts: vec![Part::Bytes(rest)],
+            body_len: head.body_len,
+            body_sum: head.body_sum,
+        }
+    }
+
     /// Bytes of the whole record.
     pub fn len(&self) -> u64 {
         (HEAD_BYTES + 8 * self.numbers.len()) as u64 + self.body_len
