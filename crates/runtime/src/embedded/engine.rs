@@ -140,9 +140,10 @@ impl EmbeddedEngine {
         let meta = OpenMeta { task: id, name: spec.name.clone(), inputs: spec.inputs.clone() };
         let mut record = Record::new(Kind::Open, &meta, Vec::new())?;
         record.task = Some(id);
-        record.seq = inner.sequence();
-        let seq = record.seq;
+        // A number is used up only by a record that is queued: a gap would end the log.
+        let seq = inner.next_seq;
         inner.state.apply_open(meta, seq)?;
+        record.seq = inner.sequence();
         if let Some(task) = inner.state.task(id) {
             task.waker = Some(spec.waker.clone());
         }

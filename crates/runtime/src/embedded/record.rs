@@ -96,7 +96,7 @@ impl Head {
         };
         let fits = head.numbers <= NUMBERS_MAX
             && head.body_len <= BODY_BYTES_MAX
-            && head.body_len % 8 == 0
+            && head.body_len.is_multiple_of(8)
             && u64::from(head.meta_len) <= head.body_len;
         fits.then_some(head)
     }

@@ -131,7 +131,7 @@ impl World {
     fn leases(&mut self) -> Option<Vec<Box<dyn Lease>>> {
         let streams = create_streams(&self.opened.engine);
         let mut leases = Vec::new();
-        for at in 0..3 {
+        for (at, name) in TASKS.iter().enumerate() {
             let model = self.model();
             let mut opens = model.opens[at];
             loop {
@@ -146,7 +146,7 @@ impl World {
                     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                         restored(&mut *lease)
                     })) {
-                        Ok(state) => assert_eq!(state, model.state[at], "state of {}", TASKS[at]),
+                        Ok(state) => assert_eq!(state, model.state[at], "state of {name}"),
                         Err(e) if !self.disk.is_off() => std::panic::resume_unwind(e),
                         Err(_) => return None,
                     }
@@ -207,7 +207,7 @@ impl World {
         }
         let mut outputs = Vec::new();
         let mut sent = Vec::new();
-        for channel in 0..3 {
+        for (channel, stream) in streams.iter().enumerate() {
             let lines_up = channel == at || channel == 2 && self.random.one_in(6);
             if !lines_up || at == 2 && channel == 2 && self.random.one_in(2) {
                 continue;
@@ -218,7 +218,7 @@ impl World {
             self.next_row += n;
             let frame = frame(lease.task(), stand.turn, &rows);
             sent.push((channel, rows, frame.bytes().len() as u64));
-            outputs.push((streams[channel], 0, frame));
+            outputs.push((*stream, 0, frame));
         }
         let turn = millstream_core::Turn { progress: stand.clone(), ..turn(0, outputs, delta) };
         let ticket = lease.commit(turn);

@@ -54,7 +54,9 @@ fn a_full_disk_heals_when_there_is_room() {
 fn idle_costs_no_sync() {
     let mut bench = Bench::new(Arc::new(SimDisk::new(3)), Options::default());
     let (id, mut lease) = writer(&mut bench, 0);
-    (1..=100).for_each(|n| drop(put(&mut *lease, id, n)));
+    for n in 1..=100 {
+        put(&mut *lease, id, n);
+    }
     let before = bench.engine().stats().fsyncs;
     bench.settle();
     assert_eq!(bench.engine().stats().fsyncs, before + 1, "many turns, one sync");
@@ -202,7 +204,9 @@ fn threads_make_turns_durable_and_stop_cleanly() {
         Threads::start(EmbeddedEngine::open(tiny(), disk.clone()).unwrap()).unwrap();
     let (wake, woken) = std::sync::mpsc::sync_channel(1000);
     let id = engine.create_stream(&stream("f/a", 1, 1 << 20)).unwrap();
-    let waker: millstream_core::engine::Waker = Arc::new(move || drop(wake.try_send(())));
+    let waker: millstream_core::engine::Waker = Arc::new(move || {
+        let _ = wake.try_send(());
+    });
     let spec = millstream_core::engine::TaskSpec { waker, ..task("f/write/0", &[]) };
     let mut lease = loop {
         match engine.open(&spec).unwrap() {

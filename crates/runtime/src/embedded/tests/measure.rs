@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use millstream_core::{
     Frame, FrameHeader, FrameKind, Status, Time,
-    engine::{Engine, Lease},
+    engine::Engine,
     frame::{FrameEncoder, fingerprint},
     turn::{Change, Delta, TableId, TaskId},
 };
@@ -24,11 +24,10 @@ impl Subject for Running {
         self.engine.clone()
     }
     fn settle(&mut self) {
-        std::thread::yield_now();
+        wait(&self.engine, 0);
     }
     fn restart(&mut self) {
         self.threads = None;
-        self.engine = Arc::new(EmbeddedEngine { shared: self.engine.shared.clone() });
         let opened =
             EmbeddedEngine::open(Options::default(), Arc::new(OsDisk::new(&self.dir))).unwrap();
         let (engine, threads) = Threads::start(opened).unwrap();
@@ -145,9 +144,19 @@ fn measure_state() {
         bytes >> 20,
         100 * stats.bytes_written / bytes
     );
+    node.threads = None;
     let start = Instant::now();
+    let disk = Arc::new(OsDisk::new(&dir.0));
+    let mut opened = EmbeddedEngine::open(Options::default(), disk).unwrap();
+    println!("open: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    let start = Instant::now();
+    while opened.committer.step() == Progress::Worked || opened.compactor.step() == Progress::Worked
+    {
+    }
+    let stats = opened.engine.stats();
+    println!("compacted in {:.2} s: {stats:?}", start.elapsed().as_secs_f64());
+    drop(opened);
     node.restart();
-    println!("restart: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     let mut lease = open(&mut node, &task("f/count/0", &[]));
     let start = Instant::now();
     let (mut n, mut sum) = (0u64, 0u64);
