@@ -48,8 +48,6 @@ use crate::{
 const CAREFUL_TURNS: u32 = 16;
 /// Unsettled turns of one task.
 const IN_FLIGHT_MAX: usize = 2;
-/// Attempts after which the event of a cautious task is set aside unexecuted.
-const ATTEMPTS_MAX: u32 = 3;
 /// How often a paused source looks whether it may go on.
 const GATE_EVERY: Duration = Duration::from_millis(5);
 /// State restored in one step, in bytes.
@@ -397,7 +395,7 @@ impl Task {
     /// Optimistically first, unit by unit if that fails or lately did.
     fn run(&mut self, live: &mut Live, intake: &Intake, clock: Time) -> Result<Produced> {
         let attempts = live.progress.attempts;
-        let suspect = match live.cautious_rows > 0 && attempts > ATTEMPTS_MAX {
+        let suspect = match live.cautious_rows > 0 && attempts > self.stage.limits.attempts_max {
             true => Some(1),
             false => self.suspect,
         };
@@ -613,7 +611,7 @@ impl Live {
     }
 
     /// Announces the next event durably before it is tried, so that one that ends the process is
-    /// recognised after [`ATTEMPTS_MAX`] times.
+    /// recognised after a few times.
     fn mark(&mut self, intake: Intake, clock: Time) -> Result<Did> {
         self.progress.turn += 1;
         self.progress.clock = clock;
