@@ -1,4 +1,4 @@
-//! Reading: places, ends, changes, following. The sink's tests are in `tests/sink.rs`.
+//! Reading: places, ends, changes.
 
 use std::{
     io::Write,
@@ -68,8 +68,11 @@ fn drain(reader: &mut dyn SourceReader) -> (Vec<Chunk>, bool) {
     }
 }
 
+/// Rows and bad units, each with its place.
+type Told = (Vec<(u64, i64)>, Vec<(u64, String)>);
+
 /// Each row of column `a` with its place, and each bad unit's place and reason.
-fn told(chunks: &[Chunk]) -> (Vec<(u64, i64)>, Vec<(u64, String)>) {
+fn told(chunks: &[Chunk]) -> Told {
     let mut rows = Vec::new();
     let mut bad = Vec::new();
     for chunk in chunks {
@@ -83,7 +86,7 @@ fn told(chunks: &[Chunk]) -> (Vec<(u64, i64)>, Vec<(u64, String)>) {
     (rows, bad)
 }
 
-fn read(source: &dyn Source) -> (Vec<(u64, i64)>, Vec<(u64, String)>) {
+fn read(source: &dyn Source) -> Told {
     let mut reader = source.open(0, ab(), &[]).unwrap();
     let (chunks, ended) = drain(reader.as_mut());
     assert!(ended);

@@ -62,7 +62,7 @@ impl JsonDecoder {
     /// If `bytes` are 2 GiB or more.
     pub fn decode(&mut self, bytes: &[u8], first: Place) -> Decoded {
         assert!(bytes.len() < DECODE_BYTES_MAX, "less than 2 GiB to decode at once");
-        let utf8 = std::str::from_utf8(bytes).is_ok();
+        let utf8 = bytes.is_ascii() || std::str::from_utf8(bytes).is_ok();
         let mut scan = Scan::new(bytes);
         let mut place = first.line;
         let mut places = Vec::with_capacity(self.places_hint);
@@ -78,7 +78,7 @@ impl JsonDecoder {
                     scan.at = line_end(bytes, scan.line);
                     let unit = &bytes[scan.line..scan.at];
                     let at = Place { line: place, offset: first.offset + scan.line as u64 };
-                    bad.push(undecodable(fault, at, unit, self.line_bytes_max));
+                    bad.push(undecodable(*fault, at, unit, self.line_bytes_max));
                 }
             }
             scan.at += 1;
@@ -200,6 +200,7 @@ fn value(scan: &mut Scan<'_>, column: &mut Column) -> Decode {
         return column.push_null();
     }
     let number = matches!(first, b'-' | b'0'..=b'9');
+    let row = column.len();
     macro_rules! number {
         ($to:ident, $values:ident, $fit:expr) => {{
             if number {
@@ -249,9 +250,8 @@ fn value(scan: &mut Scan<'_>, column: &mut Column) -> Decode {
             Ok(())
         }
         Values::List { .. } if first == b'[' => list(scan, column),
-        Values::Struct { len, fields } if first == b'{' => {
-            object(scan, fields, *len)?;
-            *len += 1;
+        Values::Struct { fields } if first == b'{' => {
+            object(scan, fields, row)?;
             column.push_valid();
             Ok(())
         }
