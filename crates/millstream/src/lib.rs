@@ -2,20 +2,24 @@
 
 mod flow;
 mod host;
+mod inspect;
 mod node;
 mod plan;
 mod process;
 mod rows;
+mod target;
 pub mod test;
 mod window;
 
 pub use flow::{Flow, PARTITIONS};
 pub use host::{OnError, ProcessOptions};
+pub use inspect::{ProcessState, TimerState, process_state};
 pub use millstream_core::{Error, Time, key::Key};
 pub use millstream_io as io;
 pub use millstream_runtime as runtime;
 pub use node::{Node, Running};
 pub use process::{At, Context, Failure, Process, Result};
+pub use target::{DEFAULT_DATA, Target};
 pub use window::{Accumulator, Aggregate, Window};
 
 /// What a flow's author needs, in one line.

@@ -8,7 +8,7 @@ use std::{
 
 use arrow_schema::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
 use millstream_core::{
-    Code, Error, Result, connector::Source, engine::StreamSpec, key::is_key_type, letter,
+    Code, Error, Result, connector::Source, engine::StreamSpec, key::is_key_type, letter, nearest,
     operator::Operator, turn::StreamId,
 };
 use millstream_runtime::stage::{
@@ -625,24 +625,9 @@ impl Wanted {
 }
 
 fn missing(error: Error, name: &str, names: &[&str]) -> Error {
-    let near =
-        names.iter().copied().min_by_key(|n| distance(n, name)).filter(|n| distance(n, name) <= 3);
+    let near = nearest(name, names.iter().copied());
     match near {
         Some(near) => error.help(format!("did you mean `{near}`?")),
         None => error.help(format!("it has: {}", names.join(", "))),
     }
-}
-
-/// Edit distance, for "did you mean".
-pub(crate) fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.chars().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            let cheapest = change.min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], cheapest);
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }

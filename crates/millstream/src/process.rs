@@ -273,6 +273,11 @@ impl Timers {
         self.0.iter().find(|t| t.2 == clock).map(|t| t.0)
     }
 
+    /// When, name and clock of each, the earliest first.
+    pub fn all(&self) -> impl Iterator<Item = (Time, &str, usize)> {
+        self.0.iter().map(|(due, name, clock)| (*due, &**name, *clock))
+    }
+
     /// Takes the earliest timer of a clock that is due.
     pub fn take_due(&mut self, clock: usize, now: Time) -> Option<(Time, Box<str>)> {
         let at = self.0.iter().position(|t| t.2 == clock && t.0 <= now)?;

@@ -41,6 +41,7 @@ use self::{
 };
 use crate::{
     connect::Connectors,
+    node::Looked,
     stage::{Front, Stage},
 };
 
@@ -197,6 +198,14 @@ impl Task {
         let operator = live.chain.operators().iter_mut().find(|o| o.name() == kind)?;
         let tables = operator.tables();
         tables.into_iter().find_map(|t| t.sealed(key).map(<[u8]>::to_vec))
+    }
+
+    /// As [`Task::inspect`], but tells a missing process from a task that is not ready.
+    pub fn look(&mut self, kind: &str, key: &[u8]) -> Looked {
+        if self.live.as_ref().is_none_or(|l| !l.restored) {
+            return Looked::Busy;
+        }
+        self.inspect(kind, key).map_or(Looked::Missing, Looked::Found)
     }
 
     /// How many keys live here.

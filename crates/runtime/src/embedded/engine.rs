@@ -7,7 +7,7 @@ use millstream_core::{
     disk::Disk,
     engine::{Backlog, Engine, EngineStats, Lease, StreamInfo, StreamSpec, TaskSpec, Ticket},
     ledger::Ledger,
-    turn::{Progress, StreamId, TaskId},
+    turn::{Change, Progress, StreamId, TaskId},
 };
 
 use super::{
@@ -23,6 +23,9 @@ use super::{
     snapshot::conflict,
     state::{no_partition, partition},
 };
+
+/// State handed out at once to a visitor, in bytes.
+const VISIT_BYTES: usize = 4 << 20;
 
 /// A segment log on one disk. Cheap to clone: share it.
 #[derive(Clone)]
@@ -214,6 +217,20 @@ impl Engine for EmbeddedEngine {
 
     fn durable(&self, ticket: Ticket) -> bool {
         ticket.0 <= self.shared.durable()
+    }
+
+    fn committed(&self) -> Ticket {
+        Ticket(self.shared.lock().next_seq - 1)
+    }
+
+    fn visit_state(
+        &self,
+        task: TaskId,
+        take: &mut dyn FnMut(Change<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut look = EmbeddedLease::look(self.shared.clone(), task)?;
+        while !look.restore(VISIT_BYTES, take)? {}
+        Ok(())
     }
 
     fn ledger(&self) -> Ledger {
