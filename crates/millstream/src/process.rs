@@ -164,6 +164,11 @@ impl<P: Process> Context<'_, P> {
         self.moment.event_time
     }
 
+    /// The event's time, or the time a timer was due; the turn's clock if there is neither.
+    pub fn time(&self) -> Time {
+        self.moment.event_time.unwrap_or(self.moment.now)
+    }
+
     /// No event before this time is expected any more.
     pub fn watermark(&self) -> Time {
         self.moment.watermark
