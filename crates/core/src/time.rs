@@ -111,6 +111,13 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
+impl Default for Time {
+    /// [`Time::MIN`]: nothing known yet.
+    fn default() -> Time {
+        Time::MIN
+    }
+}
+
 impl std::ops::Add<Duration> for Time {
     type Output = Time;
     /// Saturates, so that [`Time::MAX`] stays "ended".

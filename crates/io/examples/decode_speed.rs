@@ -69,7 +69,7 @@ fn main() {
     let csv_file = [b"sensor,ts,celsius,seq\n", csv.as_slice()].concat();
     from_file("CSV", &csv_file, |path| Box::new(CsvFile::open(path)));
     let quoted = [csv_file.as_slice(), b"\"a\",1,1,1\n"].concat();
-    from_file("CSV, quoted,", &quoted, |path| Box::new(CsvFile::open(path)));
+    from_file("CSV (with quotes)", &quoted, |path| Box::new(CsvFile::open(path)));
     let mut decoder = JsonDecoder::new(schema()).expect("supported");
     let rows = decoder.decode(&readings[..cut(&readings)], Place::default()).rows;
     let mut encoder = JsonEncoder::new();
@@ -85,7 +85,7 @@ fn main() {
     });
 }
 
-/// Reads a file of several hundred MB from the page cache: cutting alone, and with decoding.
+/// Reads a file of some 100 MB from the page cache: cutting alone, and with decoding.
 fn from_file(name: &str, content: &[u8], source: impl Fn(PathBuf) -> Box<dyn Source>) {
     let path = std::env::temp_dir().join(format!("millstream-speed-{}", std::process::id()));
     let bytes = content.repeat(8);
@@ -93,19 +93,17 @@ fn from_file(name: &str, content: &[u8], source: impl Fn(PathBuf) -> Box<dyn Sou
     let source = source(path.clone());
     for decode in [false, true] {
         let what = if decode { "cut and decoded" } else { "cut" };
-        report(&format!("{name} file, {what}"), &bytes[..1], |_| {
+        best(&format!("{name} file, {what}"), bytes.len(), || {
             let mut reader = source.open(0, schema(), &[]).expect("written above");
             let mut rows = 0;
             while let Pull::Chunk(chunk) = reader.pull(Duration::ZERO).expect("written above") {
-                match decode {
-                    true => rows += chunk().places.len(),
-                    false => rows = ROWS * 8,
+                if decode {
+                    rows += chunk().places.len();
                 }
             }
-            rows
+            if decode { rows } else { ROWS * 8 }
         });
     }
-    println!("{:30} {:6} MB in all", "", bytes.len() / 1_000_000);
     let _ = std::fs::remove_file(path);
 }
 
@@ -170,23 +168,25 @@ fn cut(bytes: &[u8]) -> usize {
 
 /// The best of some runs over all chunks.
 fn report(what: &str, bytes: &[u8], mut run: impl FnMut(&[u8]) -> usize) {
-    let best = (0..RUNS)
-        .map(|_| {
-            let start = Instant::now();
-            let (mut rest, mut rows) = (bytes, 0);
-            while !rest.is_empty() {
-                let (chunk, tail) = rest.split_at(cut(rest));
-                rows += run(chunk);
-                rest = tail;
-            }
-            (rows as f64 / start.elapsed().as_secs_f64(), rows)
-        })
-        .fold((0.0, 0), |a: (f64, usize), b| if b.0 > a.0 { b } else { a });
-    let per_row = bytes.len() as f64 / best.1 as f64;
-    let rate = best.0;
-    println!(
-        "{what:30} {:6.2} M rows/s  {:7.0} MB/s  {per_row:4.0} B/row",
-        rate / 1e6,
-        rate * per_row / 1e6
-    );
+    best(what, bytes.len(), || {
+        let (mut rest, mut rows) = (bytes, 0);
+        while !rest.is_empty() {
+            let (chunk, tail) = rest.split_at(cut(rest));
+            rows += run(chunk);
+            rest = tail;
+        }
+        rows
+    });
+}
+
+/// The best of some runs over `bytes` bytes; a run says how many rows they are.
+fn best(what: &str, bytes: usize, mut run: impl FnMut() -> usize) {
+    let (mut seconds, mut rows) = (f64::INFINITY, 0);
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        rows = run();
+        seconds = seconds.min(start.elapsed().as_secs_f64());
+    }
+    let (rate, speed) = (rows as f64 / seconds / 1e6, bytes as f64 / seconds / 1e6);
+    println!("{what:34} {rate:7.2} M rows/s {speed:7.0} MB/s {:5} B/row", bytes / rows.max(1));
 }

@@ -138,7 +138,10 @@ impl Cutter {
             }
         };
         if cut.len > 0 {
-            let kind = match std::mem::take(&mut self.header_due) {
+            let header = std::mem::take(&mut self.header_due);
+            let len = cut.len - usize::from(self.bytes[cut.len - 1] == b'\n');
+            let kind = match header {
+                true if len > self.unit_bytes_max => PieceKind::Oversize { len: len as u64 },
                 true => PieceKind::Header,
                 false => PieceKind::Data,
             };

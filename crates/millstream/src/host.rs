@@ -22,6 +22,7 @@ use millstream_core::{
     key::{Keys, hash},
     letter::{Trigger, row_payload},
     mail::{Mail, MailKind},
+    mutant::{self, Mutant},
     operator::{Advance, Mode, Operator, Outcome, Scope, Unit},
     table::StateTable,
 };
@@ -252,7 +253,13 @@ impl<P: Process> ProcessHost<P> {
         let Cell { state, timers, .. } = &mut cell_value;
         let fired = match &wake {
             Wake::Timer { clock, now } => match timers.take_due(*clock, *now) {
-                Some((_, name)) => Some(name),
+                Some((due, name)) => {
+                    if mutant::is(Mutant::FireTwice) && due.ms() % 3 == 0 {
+                        timers
+                            .set(&name, crate::process::At::Event(due + Duration::from_millis(1)));
+                    }
+                    Some(name)
+                }
                 None => {
                     *self.table.value_mut(entry)? = Some(cell_value);
                     return Ok(());

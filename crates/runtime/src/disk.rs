@@ -1,7 +1,7 @@
 //! Disks: the operating system's, and one in memory that fails on purpose.
 
 mod os;
-mod sim;
+pub mod sim;
 
 pub use os::OsDisk;
 pub(crate) use os::create_dir;

@@ -26,6 +26,7 @@ use millstream_core::{
     engine::{Engine, InputSpec, Lease, Settlement, TaskSpec, Ticket, Waker},
     key::display,
     letter::Letter,
+    mutant::{self, Mutant},
     operator::{Mode, Probe},
     table::StateTable,
     turn::{InputProgress, Position, Progress, TaskId},
@@ -466,7 +467,13 @@ impl Task {
         let mut outputs = Vec::new();
         live.exchange.rows(produced.rows, stamp, &mut outputs)?;
         live.exchange.mail(produced.mail, stamp, &mut outputs)?;
-        let letters = self.address(intake.letters, produced.letters, clock);
+        let mut letters = self.address(intake.letters, produced.letters, clock);
+        if mutant::is(Mutant::DropFrame) && stamp.turn % 16 == 3 {
+            outputs.pop();
+        }
+        if mutant::is(Mutant::LoseLetter) && stamp.turn % 4 == 1 {
+            letters.pop();
+        }
         self.stats.letters += letters.len() as u64;
         live.exchange.letters(&letters, stamp, &mut outputs)?;
         if !produced.more {
@@ -476,6 +483,9 @@ impl Task {
                 self.stage.limits.watermark_every,
                 &mut outputs,
             )?;
+        }
+        if mutant::is(Mutant::ApplyTwice) && stamp.turn % 16 == 3 {
+            outputs.extend(outputs.clone());
         }
         live.more = produced.more;
         live.marked = None;

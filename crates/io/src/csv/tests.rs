@@ -198,3 +198,17 @@ fn the_same_units_however_the_bytes_come() {
         }
     }
 }
+
+#[test]
+fn a_header_that_is_too_long_is_none() {
+    for step in [1, 100] {
+        let mut cutter =
+            Cutter::new(Format::Csv { separator: b',' }, 8, Place::default(), Pool::new());
+        let mut kinds = Vec::new();
+        for bytes in b"a,b,ccccccccc\n1,2\n".chunks(step) {
+            cutter.room().extend_from_slice(bytes);
+            kinds.extend(std::iter::from_fn(|| cutter.next(false)).map(|piece| piece.kind));
+        }
+        assert_eq!(kinds, [PieceKind::Oversize { len: 13 }, PieceKind::Data]);
+    }
+}

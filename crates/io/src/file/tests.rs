@@ -228,6 +228,22 @@ fn a_file_that_has_changed_since() {
 }
 
 #[test]
+fn a_header_that_is_too_long_names_no_columns() {
+    let dir = Dir::new();
+    let mut file = CsvFile::open(dir.file("x", "a,b,cccccccccc\n1,2,3\n"));
+    file.0.unit_bytes_max = 10;
+    assert_eq!(file.fields().unwrap(), None);
+    let mut reader = file.open(0, ab(), &[]).unwrap();
+    let Pull::Chunk(decode) = reader.pull(Duration::ZERO).unwrap() else { panic!("no chunk") };
+    assert_eq!(told(&[decode()]).1, [(1, "14 bytes long; the limit is 10".into())]);
+    let error = reader.pull(Duration::ZERO).err().unwrap();
+    assert_eq!(
+        (error.code(), error.message().ends_with("the header is too long")),
+        (Code::Input, true)
+    );
+}
+
+#[test]
 fn the_fields_of_the_first_line() {
     let dir = Dir::new();
     let keys = |content: &str| JsonLinesFile::open(dir.file("x", content)).fields().unwrap();
