@@ -35,7 +35,7 @@ impl Process for Keyed {
 }
 
 fn rows() -> Flow {
-    Flow::new("f").source("rows", JsonLinesFile::open("-").follow(true)).rows::<Row>()
+    Flow::new("f").source("rows", Stdin::json_lines()).rows::<Row>()
 }
 
 fn minute() -> Window {
