@@ -56,7 +56,7 @@ impl Process for Doer {
                 self.sum += order.n;
                 self.say("never seen", ctx);
                 ctx.set_timer("never", At::Processing(ctx.now()));
-                ctx.send::<Doer>(&Key::text("other"), &order)?;
+                ctx.send::<Doer>("other", &order)?;
                 ctx.side_output("odd", &order)?;
                 assert_ne!(order.what, "panic", "as ordered");
                 return Err(Failure::new("as ordered").column("what"));
@@ -67,13 +67,11 @@ impl Process for Doer {
             "side" => ctx.side_output("odd", &order)?,
             "send" => {
                 let to = Order { what: "add".into(), ..order };
-                (1..=3).try_for_each(|n| {
-                    ctx.send::<Doer>(&Key::text("other"), &Order { n, ..to.clone() })
-                })?;
+                (1..=3).try_for_each(|n| ctx.send::<Doer>("other", &Order { n, ..to.clone() }))?;
             }
             "for ever" => {
                 self.sum += 1;
-                ctx.send::<Doer>(&Key::text(&ctx.key()), &order)?;
+                ctx.send::<Doer>(ctx.own_key(), &order)?;
             }
             other => return Err(Failure::new(format!("what is `{other}`?"))),
         }
