@@ -26,7 +26,7 @@ pub use window::{Accumulator, Aggregate, Window};
 pub mod prelude {
     pub use std::time::Duration;
 
-    pub use millstream_io::{CsvFile, JsonLinesFile};
+    pub use millstream_io::{CsvFile, HttpSource, JsonLinesFile};
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
