@@ -217,6 +217,17 @@ impl Task {
         tables.into_iter().find_map(|t| t.sealed(key).map(<[u8]>::to_vec))
     }
 
+    /// Whether nothing it has begun is open: turns are durable where somebody waits for it, and a
+    /// sink has written what was committed.
+    pub fn is_settled(&self) -> bool {
+        let settled = |live: &Live| {
+            live.unsettled.is_empty()
+                && live.awaiting.is_empty()
+                && live.sink.as_ref().is_none_or(SinkOutput::is_written)
+        };
+        self.live.as_ref().is_none_or(settled)
+    }
+
     /// As [`Task::inspect`], but tells a missing process from a task that is not ready.
     pub fn look(&mut self, kind: &str, key: &[u8]) -> Looked {
         if self.live.as_ref().is_none_or(|l| !l.restored) {
