@@ -178,6 +178,7 @@ impl Running {
     /// everything was worked off; what was not is still there when the node starts again.
     pub fn drain(&self, wait: Duration) -> bool {
         self.heart.drain();
+        // Clock: the caller waits, no task does.
         let begun = std::time::Instant::now();
         while !self.heart.is_drained() {
             if begun.elapsed() > wait {
