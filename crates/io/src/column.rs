@@ -62,7 +62,6 @@ pub(crate) enum Values {
         items: Box<Column>,
     },
     Struct {
-        len: usize,
         fields: Box<Fields>,
     },
 }
@@ -96,6 +95,8 @@ pub(crate) struct Column {
     field: FieldRef,
     pub nullable: bool,
     pub values: Values,
+    /// Rows so far; kept apart because asking the values means asking for their type.
+    len: usize,
     valid: Vec<bool>,
 }
 
@@ -128,7 +129,7 @@ impl Column {
                 items: Box::new(Column { name: name.clone(), ..Column::new(item, &name)? }),
             },
             DataType::Struct(fields) => {
-                Values::Struct { len: 0, fields: Box::new(Fields::new(fields, &name)?) }
+                Values::Struct { fields: Box::new(Fields::new(fields, &name)?) }
             }
             other => {
                 return Err(Error::new(
@@ -143,6 +144,7 @@ impl Column {
             field: field.clone(),
             nullable: field.is_nullable(),
             values,
+            len: 0,
             valid: Vec::new(),
         })
     }
@@ -153,17 +155,15 @@ impl Column {
     }
 
     /// How many rows it has.
-    #[inline]
+    #[inline(always)]
     pub fn len(&self) -> usize {
-        each_flat!(&self.values, v => v.len(),
-            Values::Utf8 { offsets, .. } | Values::List { offsets, .. } => offsets.len() - 1,
-            Values::Struct { len, .. } => *len,
-        )
+        self.len
     }
 
     /// Cuts it back to `rows`.
     pub fn truncate(&mut self, rows: usize) {
         self.valid.truncate(rows);
+        self.len = rows.min(self.len);
         each_flat!(&mut self.values, v => v.truncate(rows),
             Values::Utf8 { offsets, bytes } => {
                 offsets.truncate(rows + 1);
@@ -173,16 +173,14 @@ impl Column {
                 offsets.truncate(rows + 1);
                 items.truncate(end(offsets));
             },
-            Values::Struct { len, fields } => {
-                *len = rows.min(*len);
-                fields.truncate(*len);
-            },
+            Values::Struct { fields } => fields.truncate(rows),
         )
     }
 
     /// Says that the value just appended is one.
-    #[inline]
+    #[inline(always)]
     pub fn push_valid(&mut self) {
+        self.len += 1;
         if !self.valid.is_empty() {
             self.valid.push(true);
         }
@@ -193,10 +191,9 @@ impl Column {
         if !self.nullable {
             return Err(self.fault("null, but a value is required"));
         }
-        let rows = self.len();
-        self.valid.resize(rows, true);
+        self.valid.resize(self.len, true);
         self.push_default();
-        self.valid.truncate(rows);
+        self.valid.truncate(self.len - 1);
         self.valid.push(false);
         Ok(())
     }
@@ -214,10 +211,7 @@ impl Column {
         each_flat!(&mut self.values, v => v.push(Default::default()),
             Values::Utf8 { offsets, bytes } => offsets.push(bytes.len() as i32),
             Values::List { offsets, items } => offsets.push(items.len() as i32),
-            Values::Struct { len, fields } => {
-                *len += 1;
-                fields.columns.iter_mut().for_each(Column::push_default);
-            },
+            Values::Struct { fields } => fields.columns.iter_mut().for_each(Column::push_default),
         );
         self.push_valid();
     }
@@ -245,6 +239,7 @@ impl Column {
 
     /// Makes the array and starts anew, with room for as much again.
     pub fn finish(&mut self) -> ArrayRef {
+        let len = std::mem::take(&mut self.len);
         let nulls = Some(NullBuffer::from(std::mem::take(&mut self.valid)))
             .filter(|nulls| nulls.null_count() > 0);
         macro_rules! primitive {
@@ -275,10 +270,9 @@ impl Column {
                 let values = items.finish();
                 Arc::new(ListArray::new(items.field.clone(), renew_offsets(offsets), values, nulls))
             }
-            Values::Struct { len, fields } => {
+            Values::Struct { fields } => {
                 let kinds = fields.columns.iter().map(|c| c.field.clone()).collect();
                 let arrays = fields.finish();
-                let len = std::mem::take(len);
                 Arc::new(if arrays.is_empty() {
                     StructArray::new_empty_fields(len, nulls)
                 } else {

@@ -23,8 +23,38 @@ pub(crate) struct Fields {
 struct Guess {
     /// `"name":`, as written.
     prefix: Vec<u8>,
+    /// Its first bytes as a number and a mask, to compare them in one step.
+    first: u128,
+    mask: u128,
     column: Option<usize>,
 }
+
+impl Default for Guess {
+    /// Fits nothing: no field starts with a line end.
+    fn default() -> Guess {
+        let mut guess = Guess { prefix: Vec::new(), first: 0, mask: 0, column: None };
+        guess.learn(b"\n", None);
+        guess
+    }
+}
+
+impl Guess {
+    fn learn(&mut self, prefix: &[u8], column: Option<usize>) {
+        let len = prefix.len().min(FIRST_BYTES);
+        let mut first = [0; FIRST_BYTES];
+        let mut mask = [0; FIRST_BYTES];
+        first[..len].copy_from_slice(&prefix[..len]);
+        mask[..len].fill(0xff);
+        self.first = u128::from_le_bytes(first);
+        self.mask = u128::from_le_bytes(mask);
+        self.prefix.clear();
+        self.prefix.extend_from_slice(prefix);
+        self.column = column;
+    }
+}
+
+/// What fits a [`Guess::first`].
+const FIRST_BYTES: usize = 16;
 
 impl Fields {
     pub fn new(fields: &[FieldRef], parent: &str) -> Result<Fields> {
@@ -37,7 +67,15 @@ impl Fields {
     #[inline(always)]
     pub fn guess(&self, nth: usize, rest: &[u8]) -> Option<(Option<usize>, usize)> {
         let guess = self.guesses.get(nth)?;
-        rest.starts_with(&guess.prefix).then_some((guess.column, guess.prefix.len()))
+        let len = guess.prefix.len();
+        let found = match rest.first_chunk::<FIRST_BYTES>() {
+            Some(first) => {
+                u128::from_le_bytes(*first) & guess.mask == guess.first
+                    && (len <= FIRST_BYTES || rest.starts_with(&guess.prefix))
+            }
+            None => rest.starts_with(&guess.prefix),
+        };
+        found.then_some((guess.column, len))
     }
 
     /// The column named `name`; `prefix` is remembered as the `nth` field's.
@@ -45,12 +83,9 @@ impl Fields {
         let column = self.columns.iter().position(|c| own_name(c).as_bytes() == name);
         if nth < GUESSES_MAX && prefix.len() <= GUESS_BYTES_MAX {
             while self.guesses.len() <= nth {
-                self.guesses.push(Guess { prefix: b"\n".to_vec(), column: None });
+                self.guesses.push(Guess::default());
             }
-            let guess = &mut self.guesses[nth];
-            guess.prefix.clear();
-            guess.prefix.extend_from_slice(prefix);
-            guess.column = column;
+            self.guesses[nth].learn(prefix, column);
         }
         column
     }

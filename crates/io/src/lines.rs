@@ -138,7 +138,10 @@ impl Cutter {
             }
         };
         if cut.len > 0 {
-            let kind = match std::mem::take(&mut self.header_due) {
+            let header = std::mem::take(&mut self.header_due);
+            let len = cut.len - usize::from(self.bytes[cut.len - 1] == b'\n');
+            let kind = match header {
+                true if len > self.unit_bytes_max => PieceKind::Oversize { len: len as u64 },
                 true => PieceKind::Header,
                 false => PieceKind::Data,
             };
@@ -235,4 +238,56 @@ fn cut_records(bytes: &[u8], separator: u8, ended: bool, units_max: u64, bytes_m
         cut.len = end;
     }
     cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    /// The units' extents, and the limits' effect, when reading in steps.
+    fn cut(content: &[u8], step: usize, limit: u64) -> Vec<(u64, usize)> {
+        let mut cutter = Cutter::new(Format::JsonLines, 8, Place::default(), Pool::new());
+        cutter.limit(limit);
+        let mut units = Vec::new();
+        let mut at = Place::default();
+        for bytes in content.chunks(step).map(Some).chain([None]) {
+            cutter.room().extend_from_slice(bytes.unwrap_or_default());
+            while let Some(piece) = cutter.next(bytes.is_none()) {
+                assert_eq!(piece.start, at, "pieces join up");
+                at = piece.end;
+                let mut lines: Vec<usize> = match piece.kind {
+                    PieceKind::Oversize { len } => vec![len as usize],
+                    _ => piece.bytes.split(|b| *b == b'\n').map(<[u8]>::len).collect(),
+                };
+                if piece.kind == PieceKind::Data && piece.bytes.ends_with(b"\n") {
+                    lines.pop();
+                }
+                assert_eq!(piece.units, lines.len() as u64);
+                assert!(piece.units <= limit);
+                units.extend(lines.iter().zip(piece.start.line..).map(|(len, line)| (line, *len)));
+            }
+        }
+        assert_eq!(at.offset, content.len() as u64);
+        units
+    }
+
+    #[test]
+    fn the_same_lines_however_the_bytes_come() {
+        for seed in 0..200 {
+            let mut rng = Rng::new(seed);
+            let content: Vec<u8> =
+                (0..rng.below(80)).map(|_| if rng.below(6) == 0 { b'\n' } else { b'x' }).collect();
+            let mut whole: Vec<_> = content.split(|b| *b == b'\n').map(<[u8]>::len).collect();
+            if content.is_empty() || content.ends_with(b"\n") {
+                whole.pop();
+            }
+            let whole: Vec<_> = (1..).zip(whole).collect();
+            for step in [1, 2, 5, 9, 100] {
+                for limit in [1, 3, u64::MAX] {
+                    assert_eq!(cut(&content, step, limit), whole, "seed {seed}, {step}, {limit}");
+                }
+            }
+        }
+    }
 }

@@ -28,7 +28,7 @@ const DIGITS_EXACT: usize = 19;
 
 /// Reads the number at `at` and moves `at` behind it; `None` if there is none, with `at` where it
 /// should have gone on.
-#[inline]
+#[inline(always)]
 pub(crate) fn read<'a>(bytes: &'a [u8], at: &mut usize) -> Option<Number<'a>> {
     let start = *at;
     let negative = bytes.get(*at) == Some(&b'-');

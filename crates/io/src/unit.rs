@@ -42,12 +42,7 @@ pub struct Decoded {
 /// The unit `unit`, which starts at `at`, could not be decoded. A unit longer than `bytes_max` is
 /// called too long, whatever else is wrong with it, so that it does not matter who notices first.
 #[cold]
-pub(crate) fn undecodable(
-    fault: Box<Fault>,
-    at: Place,
-    unit: &[u8],
-    bytes_max: usize,
-) -> Undecodable {
+pub(crate) fn undecodable(fault: Fault, at: Place, unit: &[u8], bytes_max: usize) -> Undecodable {
     if unit.len() > bytes_max {
         return oversize(at, unit.len() as u64, unit, bytes_max);
     }
@@ -67,6 +62,6 @@ pub(crate) fn oversize(at: Place, len: u64, head: &[u8], bytes_max: usize) -> Un
         bytes: (at.offset, at.offset + len),
         column: String::new(),
         error: format!("{len} bytes long; the limit is {bytes_max}"),
-        raw: head[..head.len().min(OVERSIZE_RAW_BYTES)].to_vec(),
+        raw: head[..head.len().min(OVERSIZE_RAW_BYTES).min(bytes_max)].to_vec(),
     }
 }

@@ -97,7 +97,7 @@ impl CsvDecoder {
     /// If `bytes` are 2 GiB or more.
     pub fn decode(&mut self, bytes: &[u8], first: Place) -> Decoded {
         assert!(bytes.len() < DECODE_BYTES_MAX, "less than 2 GiB to decode at once");
-        let utf8 = std::str::from_utf8(bytes).is_ok();
+        let utf8 = bytes.is_ascii() || std::str::from_utf8(bytes).is_ok();
         let mut line = first.line;
         let mut places = Vec::with_capacity(self.places_hint);
         let mut bad = Vec::new();
@@ -115,7 +115,7 @@ impl CsvDecoder {
                     Err(fault) => {
                         self.fields.truncate(places.len());
                         let place = Place { line, offset: first.offset + at as u64 };
-                        bad.push(undecodable(fault, place, record, self.record_bytes_max));
+                        bad.push(undecodable(*fault, place, record, self.record_bytes_max));
                     }
                 }
             }

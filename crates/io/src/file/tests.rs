@@ -1,4 +1,4 @@
-//! Reading: places, ends, changes, following. The sink's tests are in `tests/sink.rs`.
+//! Reading: places, ends, changes.
 
 use std::{
     io::Write,
@@ -68,8 +68,11 @@ fn drain(reader: &mut dyn SourceReader) -> (Vec<Chunk>, bool) {
     }
 }
 
+/// Rows and bad units, each with its place.
+type Told = (Vec<(u64, i64)>, Vec<(u64, String)>);
+
 /// Each row of column `a` with its place, and each bad unit's place and reason.
-fn told(chunks: &[Chunk]) -> (Vec<(u64, i64)>, Vec<(u64, String)>) {
+fn told(chunks: &[Chunk]) -> Told {
     let mut rows = Vec::new();
     let mut bad = Vec::new();
     for chunk in chunks {
@@ -83,7 +86,7 @@ fn told(chunks: &[Chunk]) -> (Vec<(u64, i64)>, Vec<(u64, String)>) {
     (rows, bad)
 }
 
-fn read(source: &dyn Source) -> (Vec<(u64, i64)>, Vec<(u64, String)>) {
+fn read(source: &dyn Source) -> Told {
     let mut reader = source.open(0, ab(), &[]).unwrap();
     let (chunks, ended) = drain(reader.as_mut());
     assert!(ended);
@@ -222,6 +225,22 @@ fn a_file_that_has_changed_since() {
     dir.file("x", "{\"a\":1}\n{\"a\":2}\n{\"a\":4}\n{\"a\":5}\n");
     let mut reader = file.open(0, ab(), &chunks[0].position).unwrap();
     assert_eq!(told(&drain(reader.as_mut()).0).0, [(3, 4), (4, 5)], "what follows may change");
+}
+
+#[test]
+fn a_header_that_is_too_long_names_no_columns() {
+    let dir = Dir::new();
+    let mut file = CsvFile::open(dir.file("x", "a,b,cccccccccc\n1,2,3\n"));
+    file.0.unit_bytes_max = 10;
+    assert_eq!(file.fields().unwrap(), None);
+    let mut reader = file.open(0, ab(), &[]).unwrap();
+    let Pull::Chunk(decode) = reader.pull(Duration::ZERO).unwrap() else { panic!("no chunk") };
+    assert_eq!(told(&[decode()]).1, [(1, "14 bytes long; the limit is 10".into())]);
+    let error = reader.pull(Duration::ZERO).err().unwrap();
+    assert_eq!(
+        (error.code(), error.message().ends_with("the header is too long")),
+        (Code::Input, true)
+    );
 }
 
 #[test]

@@ -4,10 +4,11 @@ use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
 use millstream_core::{Result, Time};
 
-use super::scan::{Scan, quoted, unescape};
+use super::scan::{Scan, quoted, shorten, unescape};
 use crate::{
     column::{Column, Decode, Fault, Values},
     fields::Fields,
+    number::Number,
     unit::{Decoded, Place, undecodable},
 };
 
@@ -62,7 +63,7 @@ impl JsonDecoder {
     /// If `bytes` are 2 GiB or more.
     pub fn decode(&mut self, bytes: &[u8], first: Place) -> Decoded {
         assert!(bytes.len() < DECODE_BYTES_MAX, "less than 2 GiB to decode at once");
-        let utf8 = std::str::from_utf8(bytes).is_ok();
+        let utf8 = bytes.is_ascii() || std::str::from_utf8(bytes).is_ok();
         let mut scan = Scan::new(bytes);
         let mut place = first.line;
         let mut places = Vec::with_capacity(self.places_hint);
@@ -78,7 +79,7 @@ impl JsonDecoder {
                     scan.at = line_end(bytes, scan.line);
                     let unit = &bytes[scan.line..scan.at];
                     let at = Place { line: place, offset: first.offset + scan.line as u64 };
-                    bad.push(undecodable(fault, at, unit, self.line_bytes_max));
+                    bad.push(undecodable(*fault, at, unit, self.line_bytes_max));
                 }
             }
             scan.at += 1;
@@ -194,77 +195,79 @@ fn name(scan: &mut Scan<'_>, fields: &mut Fields, nth: usize) -> Decode<Option<u
 /// Decodes the value that starts here and appends it to `column`.
 #[inline(always)]
 fn value(scan: &mut Scan<'_>, column: &mut Column) -> Decode {
-    let first = scan.peek();
-    if first == b'n' {
-        scan.literal("null")?;
-        return column.push_null();
-    }
-    let number = matches!(first, b'-' | b'0'..=b'9');
-    macro_rules! number {
-        ($to:ident, $values:ident, $fit:expr) => {{
-            if number {
-                let number = scan.number()?;
-                match number.$to().and_then($fit) {
-                    Some(value) => {
-                        $values.push(value);
-                        column.push_valid();
-                        Ok(())
-                    }
-                    None => Err(misfit(column, number.text, number.whole)),
-                }
-            } else {
-                Err(wrong(scan, column, "a number"))
+    let row = column.len();
+    match scan.peek() {
+        b'"' => return text(scan, column),
+        b'-' | b'0'..=b'9' => {
+            let number = scan.number()?;
+            push_number(column, number)?;
+        }
+        b'n' => {
+            scan.literal("null")?;
+            return column.push_null();
+        }
+        b'[' => return list(scan, column),
+        first => match &mut column.values {
+            Values::Boolean(v) if matches!(first, b't' | b'f') => {
+                scan.literal(if first == b't' { "true" } else { "false" })?;
+                v.push(first == b't');
             }
-        }};
+            Values::Struct { fields } if first == b'{' => object(scan, fields, row)?,
+            _ => return Err(wrong(scan, column)),
+        },
+    }
+    column.push_valid();
+    Ok(())
+}
+
+#[inline(always)]
+fn text(scan: &mut Scan<'_>, column: &mut Column) -> Decode {
+    let Values::Utf8 { offsets, bytes } = &mut column.values else { return time(scan, column) };
+    let text = scan.string()?;
+    if text.escaped {
+        unescape(text.raw, bytes)
+            .map_err(|f| Box::new(Fault { column: column.name.clone(), ..*f }))?;
+    } else {
+        bytes.extend_from_slice(text.raw);
+    }
+    offsets.push(bytes.len() as i32);
+    column.push_valid();
+    Ok(())
+}
+
+#[inline(always)]
+fn push_number(column: &mut Column, number: Number<'_>) -> Decode {
+    macro_rules! push {
+        ($to:ident, $values:ident, $fit:expr) => {
+            match number.$to().and_then($fit) {
+                Some(value) => $values.push(value),
+                None => return Err(misfit(column, number.text, number.whole)),
+            }
+        };
     }
     match &mut column.values {
-        Values::Utf8 { offsets, bytes } if first == b'"' => {
-            let text = scan.string()?;
-            if text.escaped {
-                unescape(text.raw, bytes)
-                    .map_err(|f| Box::new(Fault { column: column.name.clone(), ..*f }))?;
-            } else {
-                bytes.extend_from_slice(text.raw);
-            }
-            offsets.push(bytes.len() as i32);
-            column.push_valid();
-            Ok(())
+        Values::Int64(v) | Values::Timestamp(v) => push!(to_i64, v, Some),
+        Values::Float64(v) => push!(to_f64, v, Some),
+        Values::UInt64(v) => push!(to_u64, v, Some),
+        Values::Int8(v) => push!(to_i64, v, |n| n.try_into().ok()),
+        Values::Int16(v) => push!(to_i64, v, |n| n.try_into().ok()),
+        Values::Int32(v) => push!(to_i64, v, |n| n.try_into().ok()),
+        Values::UInt8(v) => push!(to_u64, v, |n| n.try_into().ok()),
+        Values::UInt16(v) => push!(to_u64, v, |n| n.try_into().ok()),
+        Values::UInt32(v) => push!(to_u64, v, |n| n.try_into().ok()),
+        Values::Float32(v) => push!(to_f32, v, Some),
+        _ => {
+            let text = String::from_utf8_lossy(number.text);
+            return Err(column.fault(format!("{} is not {}", shorten(&text), wanted(column))));
         }
-        Values::Int64(v) => number!(to_i64, v, Some),
-        Values::Float64(v) => number!(to_f64, v, Some),
-        Values::Timestamp(v) if number => number!(to_i64, v, Some),
-        Values::Timestamp(_) if first == b'"' => time(scan, column),
-        Values::Int8(v) => number!(to_i64, v, |n| n.try_into().ok()),
-        Values::Int16(v) => number!(to_i64, v, |n| n.try_into().ok()),
-        Values::Int32(v) => number!(to_i64, v, |n| n.try_into().ok()),
-        Values::UInt8(v) => number!(to_u64, v, |n| n.try_into().ok()),
-        Values::UInt16(v) => number!(to_u64, v, |n| n.try_into().ok()),
-        Values::UInt32(v) => number!(to_u64, v, |n| n.try_into().ok()),
-        Values::UInt64(v) => number!(to_u64, v, Some),
-        Values::Float32(v) => number!(to_f32, v, Some),
-        Values::Boolean(v) if matches!(first, b't' | b'f') => {
-            scan.literal(if first == b't' { "true" } else { "false" })?;
-            v.push(first == b't');
-            column.push_valid();
-            Ok(())
-        }
-        Values::List { .. } if first == b'[' => list(scan, column),
-        Values::Struct { len, fields } if first == b'{' => {
-            object(scan, fields, *len)?;
-            *len += 1;
-            column.push_valid();
-            Ok(())
-        }
-        Values::Utf8 { .. } => Err(wrong(scan, column, "text")),
-        Values::Boolean(_) => Err(wrong(scan, column, "true or false")),
-        Values::Timestamp(_) => Err(wrong(scan, column, "a time")),
-        Values::List { .. } => Err(wrong(scan, column, "a list")),
-        Values::Struct { .. } => Err(wrong(scan, column, "an object")),
     }
+    Ok(())
 }
 
 fn list(scan: &mut Scan<'_>, column: &mut Column) -> Decode {
-    let Values::List { offsets, items } = &mut column.values else { return Ok(()) };
+    let Values::List { offsets, items } = &mut column.values else {
+        return Err(wrong(scan, column));
+    };
     scan.enter()?;
     scan.space();
     if scan.peek() != b']' {
@@ -288,7 +291,7 @@ fn nested_value(scan: &mut Scan<'_>, column: &mut Column) -> Decode {
 }
 
 fn time(scan: &mut Scan<'_>, column: &mut Column) -> Decode {
-    let Values::Timestamp(values) = &mut column.values else { return Ok(()) };
+    let Values::Timestamp(values) = &mut column.values else { return Err(wrong(scan, column)) };
     let text = scan.string()?;
     match std::str::from_utf8(text.raw).ok().and_then(Time::parse) {
         Some(time) => {
@@ -305,17 +308,28 @@ fn time(scan: &mut Scan<'_>, column: &mut Column) -> Decode {
 
 /// The value here is of another kind than the column.
 #[cold]
-fn wrong(scan: &mut Scan<'_>, column: &Column, wanted: &str) -> Box<Fault> {
+fn wrong(scan: &mut Scan<'_>, column: &Column) -> Box<Fault> {
     match scan.describe() {
-        Ok(value) => column.fault(format!("{value} is not {wanted}")),
+        Ok(value) => column.fault(format!("{value} is not {}", wanted(column))),
         Err(fault) => fault,
+    }
+}
+
+fn wanted(column: &Column) -> &'static str {
+    match column.values {
+        Values::Utf8 { .. } => "text",
+        Values::Boolean(_) => "true or false",
+        Values::Timestamp(_) => "a time",
+        Values::List { .. } => "a list",
+        Values::Struct { .. } => "an object",
+        _ => "a number",
     }
 }
 
 /// A number that the column cannot hold.
 #[cold]
 pub(crate) fn misfit(column: &Column, text: &[u8], whole: bool) -> Box<Fault> {
-    let text = String::from_utf8_lossy(text);
+    let text = shorten(&String::from_utf8_lossy(text));
     let float = matches!(column.values, Values::Float32(_) | Values::Float64(_));
     column.fault(if float {
         format!("{text} is too large")

@@ -238,7 +238,7 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", shorten(text))
 }
 
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     match text.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_string(),

@@ -32,10 +32,10 @@ fn what_is_appended_comes_by_whole_lines() {
     let dir = Dir::new();
     let path = dir.file("log", "");
     let mut reader = JsonLinesFile::open(&path).follow(true).open(0, ab(), &[]).unwrap();
-    assert_eq!(now(reader.as_mut()), []);
+    assert_eq!(now(reader.as_mut()), [0i64; 0]);
     append(&path, "{\"a\":1}\n{\"a\"");
     assert_eq!(now(reader.as_mut()), [1]);
-    assert_eq!(now(reader.as_mut()), []);
+    assert_eq!(now(reader.as_mut()), [0i64; 0]);
     append(&path, ":2}\n");
     assert_eq!(now(reader.as_mut()), [2]);
 }
@@ -51,7 +51,7 @@ fn a_rotated_file_is_read_to_its_end_first() {
     assert_eq!(now(reader.as_mut()), [2]);
     append(&dir.path("log.1"), "{\"a\":3}"); // a last word, and no line end
     append(&path, "");
-    assert_eq!(now(reader.as_mut()), [], "the writer may still write to the old file");
+    assert_eq!(now(reader.as_mut()), [0i64; 0], "the writer may still write to the old file");
     append(&path, &line(4));
     assert_eq!(now(reader.as_mut()), [3, 4]);
     append(&path, &line(5));
