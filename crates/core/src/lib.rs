@@ -19,6 +19,7 @@ pub mod key;
 pub mod ledger;
 pub mod letter;
 pub mod mail;
+pub mod mutant;
 pub mod operator;
 pub mod rng;
 pub mod table;

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A point in time: milliseconds since the Unix epoch, UTC.
 ///
 /// [`Time::MIN`] as a watermark means "nothing known yet", [`Time::MAX`] "ended".
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Time(i64);
 
@@ -111,6 +109,13 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     era * 146_097 + day_of_era - 719_468
+}
+
+impl Default for Time {
+    /// [`Time::MIN`]: nothing known yet.
+    fn default() -> Time {
+        Time::MIN
+    }
 }
 
 impl std::ops::Add<Duration> for Time {

@@ -22,6 +22,7 @@ use millstream_core::{
     key::{Keys, hash},
     letter::{Trigger, row_payload},
     mail::{Mail, MailKind},
+    mutant::{self, Mutant},
     operator::{Advance, Mode, Operator, Outcome, Scope, Unit},
     table::StateTable,
 };
@@ -82,12 +83,42 @@ pub(crate) struct HostSpec {
     pub options: ProcessOptions,
 }
 
+/// What a heap holds for a process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Scheduled {
+    /// Nothing that counts.
+    No,
+    /// An entry at this time; others are stale.
+    At(Time),
+    /// An entry no later than this: the process was read back and does not know better.
+    Until(Time),
+}
+
+impl Scheduled {
+    /// Whether an entry at `due` is the one that counts.
+    fn is_due(self, due: Time) -> bool {
+        match self {
+            Scheduled::No => false,
+            Scheduled::At(time) => time == due,
+            Scheduled::Until(time) => due <= time,
+        }
+    }
+
+    /// Whether a timer at `due` needs an entry of its own.
+    fn lacks(self, due: Time) -> bool {
+        match self {
+            Scheduled::No => true,
+            Scheduled::At(time) | Scheduled::Until(time) => due < time,
+        }
+    }
+}
+
 /// A process's state and timers.
 struct Cell<P> {
     state: P,
     timers: Timers,
-    /// Per clock: the heap holds an entry no later than this.
-    scheduled: [Time; 2],
+    /// Per clock: what the heap holds for this process.
+    scheduled: [Scheduled; 2],
     bytes_max: usize,
 }
 
@@ -115,7 +146,7 @@ impl<P: Process> Value for Cell<P> {
             true => rmp_serde::from_slice(rest)?,
             false => P::migrate(version, rmp_serde::from_slice(rest)?)?,
         };
-        let earliest = |clock| timers.earliest(clock).unwrap_or(Time::MAX);
+        let earliest = |clock| timers.earliest(clock).map_or(Scheduled::No, Scheduled::Until);
         Ok(Cell { scheduled: [earliest(0), earliest(1)], state, timers, bytes_max: usize::MAX })
     }
 }
@@ -215,14 +246,20 @@ impl<P: Process> ProcessHost<P> {
         let mut cell_value = cell.take().unwrap_or_else(|| Cell {
             state: P::default(),
             timers: Timers::default(),
-            scheduled: [Time::MAX; 2],
+            scheduled: [Scheduled::No; 2],
             bytes_max,
         });
         cell_value.bytes_max = bytes_max;
         let Cell { state, timers, .. } = &mut cell_value;
         let fired = match &wake {
             Wake::Timer { clock, now } => match timers.take_due(*clock, *now) {
-                Some((_, name)) => Some(name),
+                Some((due, name)) => {
+                    if mutant::is(Mutant::FireTwice) && due.ms() % 3 == 0 {
+                        timers
+                            .set(&name, crate::process::At::Event(due + Duration::from_millis(1)));
+                    }
+                    Some(name)
+                }
                 None => {
                     *self.table.value_mut(entry)? = Some(cell_value);
                     return Ok(());
@@ -268,9 +305,9 @@ impl<P: Process> ProcessHost<P> {
     fn schedule(&mut self, entry: EntryId, cell: &mut Cell<P>) {
         for clock in 0..2 {
             if let Some(due) = cell.timers.earliest(clock)
-                && due < cell.scheduled[clock]
+                && cell.scheduled[clock].lacks(due)
             {
-                cell.scheduled[clock] = due;
+                cell.scheduled[clock] = Scheduled::At(due);
                 self.heaps[clock].push(Reverse((due, entry)));
             }
         }
@@ -458,11 +495,17 @@ impl<P: Process> Operator for ProcessHost<P> {
                     continue;
                 }
                 match self.table.value_mut(entry)? {
-                    Some(cell) if cell.scheduled[clock] >= due => cell.scheduled[clock] = Time::MAX,
-                    _ => continue, // an earlier entry is in the heap, or the process has ended
+                    Some(cell) if cell.scheduled[clock].is_due(due) => {
+                        cell.scheduled[clock] = Scheduled::No;
+                    }
+                    _ => continue, // another entry counts, or the process has ended
                 }
                 self.fire(entry, clock, now, &mut left, scope)?;
                 if let Some(mut cell) = self.table.value_mut(entry)?.take() {
+                    // A failed firing has put the process back as it was before the entry went.
+                    if cell.scheduled[clock].is_due(due) {
+                        cell.scheduled[clock] = Scheduled::No;
+                    }
                     self.schedule(entry, &mut cell);
                     *self.table.value_mut(entry)? = Some(cell);
                 }

@@ -12,7 +12,7 @@ use millstream_core::{
     operator::Operator, turn::StreamId,
 };
 use millstream_runtime::stage::{
-    Edge, EventTime, Front, Mailbox, Route, SourceFront, Stage, StreamFront,
+    Edge, EventTime, Front, Mailbox, Producers, Route, SourceFront, Stage, StreamFront,
 };
 
 use crate::{
@@ -297,7 +297,7 @@ impl Planner<'_> {
     }
 
     fn is_head(&self, at: usize) -> bool {
-        !matches!(self.step(at).kind, StepKind::KeyBy { .. }) && self.head(at) == at
+        !self.is_key_by(at) && self.head(at) == at
     }
 
     /// The real steps before `at`: key_by steps stand for what is before them.
@@ -357,9 +357,7 @@ impl Planner<'_> {
         let mut stages = Vec::new();
         for &head in &heads {
             let members: Vec<usize> = (0..self.flow.steps.len())
-                .filter(|at| {
-                    !matches!(self.step(*at).kind, StepKind::KeyBy { .. }) && self.head(*at) == head
-                })
+                .filter(|at| !self.is_key_by(*at) && self.head(*at) == head)
                 .collect();
             let mut edges = Vec::new();
             for (operator, &member) in members.iter().filter(|m| self.has_operator(**m)).enumerate()
@@ -413,16 +411,23 @@ impl Planner<'_> {
                 Front::Source(SourceFront { source: source.clone(), schema, event_time })
             }
             _ => {
-                let producers = self.producers(head);
-                let heads: BTreeSet<usize> = producers.iter().map(|p| self.head(p.0)).collect();
+                let producer = |from: &Upstream| Producers {
+                    tasks: self.partitions_of(self.head(from.0)),
+                    everywhere: self.step(head).from.iter().any(|f| self.is_key_by(f.0)),
+                };
+                let inbox = inboxes[&head];
                 Front::Streams(vec![StreamFront {
-                    stream: inboxes[&head].stream,
+                    stream: inbox.stream,
                     schema: schemas[&self.step(head).from[0]].clone(),
-                    producers: heads.iter().map(|h| self.partitions_of(*h) as usize).sum(),
-                    partitions: 1,
+                    producers: self.producers(head).iter().map(producer).collect(),
+                    partitions: inbox.partitions,
                 }])
             }
         }
+    }
+
+    fn is_key_by(&self, at: usize) -> bool {
+        matches!(self.step(at).kind, StepKind::KeyBy { .. })
     }
 
     /// Edges from a step's port to all its readers' mailboxes.

@@ -49,8 +49,10 @@ pub struct TestNode {
 pub enum Crash {
     /// The answer to the n-th commit from now is lost; its task finds out what happened.
     AtCommit(u64),
-    /// The power fails now.
+    /// The power fails now: what was not durable may be lost.
     Now,
+    /// The process is killed now.
+    Kill,
 }
 
 impl TestNode {
@@ -118,14 +120,12 @@ impl TestNode {
     pub fn put_line(&mut self, source: &str, line: &str) -> &mut TestNode {
         let input = self.inputs.get(source).unwrap_or_else(|| panic!("no source `{source}`"));
         lock(&input.lines).lines.push(line.as_bytes().to_vec());
-        self.nudge();
         self
     }
 
     /// Ends all sources: windows close, timers of event time fire.
     pub fn end(&mut self) -> &mut TestNode {
         self.inputs.values().for_each(|i| lock(&i.lines).ended = true);
-        self.nudge();
         self
     }
 
@@ -140,13 +140,12 @@ impl TestNode {
             (Crash::Now, Some(world)) => {
                 world.crash().unwrap_or_else(|e| panic!("after a crash: {e}"))
             }
-            (Crash::Now, None) => {}
+            (Crash::Kill, Some(world)) => {
+                world.kill().unwrap_or_else(|e| panic!("after a kill: {e}"))
+            }
+            (Crash::Now | Crash::Kill, None) => {}
         }
         self
-    }
-
-    fn nudge(&mut self) {
-        // Sources are polled by the simulator: nothing to wake.
     }
 
     /// The world below.
@@ -320,6 +319,8 @@ struct MemorySource {
 struct Lines {
     lines: Vec<Vec<u8>>,
     ended: bool,
+    /// How many lines were acknowledged as durable.
+    acknowledged: usize,
 }
 
 impl Source for Shared<MemorySource> {
@@ -332,6 +333,8 @@ impl Source for Shared<MemorySource> {
             [] => 0,
             bytes => u64::from_le_bytes(bytes.try_into().map_err(|_| Error::corrupt("position"))?),
         };
+        let acknowledged = lock(&self.0.lines).acknowledged as u64;
+        assert!(at >= acknowledged, "line {acknowledged} was acknowledged and is lost");
         Ok(Box::new(MemoryReader { source: self.0.clone(), schema, at: at as usize }))
     }
 }
@@ -352,6 +355,11 @@ impl SourceReader for MemoryReader {
         let first = Place { line: self.at as u64 + 1, offset: 0 };
         self.at += new.len();
         let (schema, at) = (self.schema.clone(), self.at as u64);
+        let (source, end) = (self.source.clone(), self.at);
+        let durable = move || {
+            let mut lines = lock(&source.lines);
+            lines.acknowledged = lines.acknowledged.max(end);
+        };
         let mut decoder = JsonDecoder::new(schema)?;
         Ok(Pull::Chunk(Box::new(move || {
             let decoded = decoder.decode(&new.join(&b'\n'), first);
@@ -362,7 +370,7 @@ impl SourceReader for MemoryReader {
                 units: new.len() as u64,
                 skipped: decoded.skipped,
                 position: at.to_le_bytes().to_vec(),
-                durable: None,
+                durable: Some(Box::new(durable)),
             }
         })))
     }

@@ -5,7 +5,7 @@
 //!
 //! *How it fits together:* a [`Lease`] encodes its turn, and under one short lock the turn gets its
 //! sequence number, is applied to the state in memory and queued. That makes it *committed*. The
-//! [`Committer`] appends what is queued and syncs once; that makes it *durable*. The compactor
+//! [`Committer`] appends what is queued and syncs once; that makes it *durable*. The [`Compactor`]
 //! sorts state changes into runs and empties old segments. Neither owns a thread or reads a clock:
 //! production drives them with [`Threads`], the simulator step by step.
 //!
@@ -21,7 +21,9 @@
 //! [`EmbeddedEngine::pending_bytes`].
 
 mod commit;
+mod compact;
 mod engine;
+mod evacuate;
 mod index;
 mod lease;
 mod ledger;
@@ -39,6 +41,7 @@ mod stream;
 mod threads;
 
 pub use commit::{Committer, Progress};
+pub use compact::Compactor;
 pub use engine::{EmbeddedEngine, Opened};
 pub use lock::{DirLock, holder_http, open_dir, open_read_only};
 pub use options::{Durability, Options};

@@ -5,6 +5,7 @@
 //! - A task owns no thread, reads no clock and does no I/O.
 
 pub mod catch;
+pub mod conformance;
 pub mod connect;
 pub mod disk;
 pub mod embedded;

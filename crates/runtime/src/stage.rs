@@ -85,10 +85,29 @@ pub struct StreamFront {
     pub stream: StreamId,
     /// Its users' columns.
     pub schema: SchemaRef,
-    /// How many tasks feed it with watermarks; time stands until each has said something.
-    pub producers: usize,
-    /// The partitions one task reads: its own, or all (a single sink behind many tasks).
+    /// Who feeds it with watermarks; time stands until each task has said something.
+    pub producers: Vec<Producers>,
+    /// How many partitions it has; each task reads its own.
     pub partitions: u32,
+}
+
+/// The tasks of a stage that feed a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Producers {
+    /// How many tasks the stage has.
+    pub tasks: u32,
+    /// Whether each of them feeds every partition ([`Route::Key`]), or only one ([`Route::Same`]).
+    pub everywhere: bool,
+}
+
+impl Producers {
+    /// How many of the tasks feed partition `partition` of `partitions`.
+    pub fn of(self, partition: u32, partitions: u32) -> usize {
+        match self.everywhere {
+            true => self.tasks as usize,
+            false => (0..self.tasks).filter(|t| t % partitions == partition).count(),
+        }
+    }
 }
 
 /// Where an operator's port leads.

@@ -17,6 +17,7 @@
 use hashbrown::HashTable;
 use millstream_core::{
     Result,
+    mutant::{self, Mutant},
     operator::Failure,
     table::StateTable,
     turn::{Change, Delta, TableId},
@@ -281,7 +282,11 @@ impl<V: Value> StateTable for Table<V> {
     }
 
     fn undo(&mut self) {
-        for entry in std::mem::take(&mut self.touched) {
+        let mut touched = std::mem::take(&mut self.touched);
+        if mutant::is(Mutant::SkipUndo) {
+            self.touched.extend(touched.pop());
+        }
+        for entry in touched {
             self.drop_live(entry);
             if !self.entries[entry as usize].sealed {
                 self.remove_entry(entry);

@@ -26,6 +26,7 @@ use millstream_core::{
     engine::{Engine, InputSpec, Lease, Settlement, TaskSpec, Ticket, Waker},
     key::display,
     letter::Letter,
+    mutant::{self, Mutant},
     operator::{Mode, Probe},
     table::StateTable,
     turn::{InputProgress, Position, Progress, TaskId},
@@ -122,6 +123,8 @@ struct Live {
     more: bool,
     careful: u32,
     cautious_rows: usize,
+    /// What was taken in before the announcement.
+    held: Option<Intake>,
     /// The announcement of the next event, while the task is cautious.
     marked: Option<Ticket>,
     /// The watermark up to which everything has fired.
@@ -273,6 +276,7 @@ impl Task {
             more: true,
             careful: 0,
             cautious_rows: if cautious { self.stage.limits.rows_max } else { 0 },
+            held: None,
             marked: None,
             fired: Time::MIN,
             gated: false,
@@ -308,7 +312,10 @@ impl Task {
 
     /// Takes in, runs and commits one turn, if there is anything to do.
     fn turn(&mut self, live: &mut Live, clock: Time) -> Result<Did> {
-        let intake = self.intake(live, clock)?;
+        let intake = match live.held.take() {
+            Some(intake) => intake,
+            None => self.intake(live, clock)?,
+        };
         let due = live.chain.wake_at().is_some_and(|t| t <= clock);
         let moved = intake.next.watermark > live.progress.watermark || intake.status != live.status;
         let consumed = intake.rows > 0
@@ -323,7 +330,7 @@ impl Task {
             return Ok(live.idle(owed, clock));
         }
         if live.cautious_rows > 0 && intake.rows > 0 && live.marked.is_none() {
-            return live.mark(clock);
+            return live.mark(intake, clock);
         }
         self.probe.set_plan(intake.next.inputs.iter().map(|i| i.position).collect());
         let produced = self.run(live, &intake, clock)?;
@@ -460,7 +467,13 @@ impl Task {
         let mut outputs = Vec::new();
         live.exchange.rows(produced.rows, stamp, &mut outputs)?;
         live.exchange.mail(produced.mail, stamp, &mut outputs)?;
-        let letters = self.address(intake.letters, produced.letters, clock);
+        let mut letters = self.address(intake.letters, produced.letters, clock);
+        if mutant::is(Mutant::DropFrame) && stamp.turn % 16 == 3 {
+            outputs.pop();
+        }
+        if mutant::is(Mutant::LoseLetter) && stamp.turn % 4 == 1 {
+            letters.pop();
+        }
         self.stats.letters += letters.len() as u64;
         live.exchange.letters(&letters, stamp, &mut outputs)?;
         if !produced.more {
@@ -470,6 +483,9 @@ impl Task {
                 self.stage.limits.watermark_every,
                 &mut outputs,
             )?;
+        }
+        if mutant::is(Mutant::ApplyTwice) && stamp.turn % 16 == 3 {
+            outputs.extend(outputs.clone());
         }
         live.more = produced.more;
         live.marked = None;
@@ -597,13 +613,14 @@ impl Live {
 
     /// Announces the next event durably before it is tried, so that one that ends the process is
     /// recognised after [`ATTEMPTS_MAX`] times.
-    fn mark(&mut self, clock: Time) -> Result<Did> {
+    fn mark(&mut self, intake: Intake, clock: Time) -> Result<Did> {
         self.progress.turn += 1;
         self.progress.clock = clock;
         self.progress.attempts += 1;
         let turn = Turn { progress: self.progress.clone(), ..Turn::default() };
         let ticket = self.lease.commit(turn);
         self.marked = Some(ticket);
+        self.held = Some(intake);
         self.unsettled.push_back(ticket);
         Ok(Did::Worked)
     }

@@ -9,6 +9,7 @@ use millstream_core::{
     Batch, Origin,
     key::hash,
     letter::{Trigger, row_payload},
+    mutant::{self, Mutant},
     operator::{Advance, Mode, Outcome, Scope, Unit},
     table::StateTable,
 };
@@ -71,6 +72,9 @@ impl Panes {
                 true => scope.out.counters.processed += 1,
                 false => late.push(row as u32),
             }
+        }
+        if mutant::is(Mutant::SwallowLate) {
+            late.pop();
         }
         if !late.is_empty() {
             scope.out.counters.late += late.len() as u64;
@@ -163,8 +167,9 @@ impl Panes {
             if entries.is_empty() {
                 first.remove();
             }
+            // All at once: a failure in the middle must find the others again.
+            self.taken.extend(now.iter().map(|entry| (end, *entry)));
             for entry in now {
-                self.taken.push((end, entry));
                 self.close(entry, end, &mut closed, scope)?;
             }
         }

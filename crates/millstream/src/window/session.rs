@@ -96,14 +96,15 @@ impl Sessions {
             }
             let key = input.keys.get(row);
             let entry = self.table.entry(hash(key), key);
+            let watermark = scope.watermark_at(rows.stamp(row)).ms();
             if scope.mode == Mode::Optimistic {
                 scope.enter()?;
-                self.add(entry, &input, row)?;
+                self.add(entry, &input, row, watermark)?;
                 scope.out.counters.processed += 1;
                 continue;
             }
             let saved = self.table.save(entry)?;
-            match scope.unit(|_| self.add(entry, &input, row))? {
+            match scope.unit(|_| self.add(entry, &input, row, watermark))? {
                 Outcome::Done => scope.out.counters.processed += 1,
                 Outcome::Failed(failure) => {
                     self.table.put_back(entry, &saved)?;
@@ -120,13 +121,15 @@ impl Sessions {
         Ok(())
     }
 
-    fn add(&mut self, entry: EntryId, input: &Input<'_>, row: usize) -> Result<()> {
+    fn add(&mut self, entry: EntryId, input: &Input<'_>, row: usize, watermark: i64) -> Result<()> {
         let time = input.time(row)?;
         let mut sums = self.columns.empty();
         self.columns.add(&mut sums, input, row)?;
         let mut session = Session { first: time, last: time, sums };
         let open = self.table.value_mut(entry)?.get_or_insert_default();
-        let before = open.0.partition_point(|s| s.last.saturating_add(self.gap) < time);
+        // A session that the watermark has passed is closed, though it may not have fired yet.
+        let gone = |end: i64| end < time || end <= watermark;
+        let before = open.0.partition_point(|s| gone(s.last.saturating_add(self.gap)));
         let joined = open.0[before..]
             .iter()
             .take_while(|s| s.first <= time.saturating_add(self.gap))

@@ -25,6 +25,9 @@ use super::{
     space::Segment,
 };
 
+/// The compactor looks for work when this much has become durable.
+const UPKEEP_BYTES: u64 = 1 << 20;
+
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -51,6 +54,8 @@ pub struct Committer {
     synced: u64,
     /// What lies in the segment, for its index.
     entries: Vec<Entry>,
+    /// Bytes made durable since the compactor was told.
+    untold: u64,
     /// Indexes that recovery had to rebuild.
     unindexed: Vec<(Extent, Vec<Entry>)>,
 }
@@ -86,6 +91,7 @@ impl Committer {
             position,
             synced: position,
             entries: Vec::new(),
+            untold: 0,
             unindexed,
         };
         let shared = committer.shared.clone();
@@ -134,11 +140,14 @@ impl Committer {
     }
 
     fn try_step(&mut self) -> Result<Progress> {
-        if self.batch.is_empty() {
+        // A snapshot that is due tells of nothing behind the last batch: it comes before the next.
+        if self.batch.is_empty() && self.after.is_some() {
+            self.before = self.after.take();
+        } else if self.batch.is_empty() {
             self.take();
-        }
-        if self.batch.is_empty() && self.after.is_none() {
-            return Ok(Progress::Idle);
+            if self.batch.is_empty() && self.after.is_none() {
+                return Ok(Progress::Idle);
+            }
         }
         if let Some(plan) = self.before.take() {
             self.start(plan).map_err(|(plan, e)| {
@@ -150,12 +159,6 @@ impl Committer {
             self.write()?;
             self.sync()?;
             self.publish();
-        }
-        if let Some(plan) = self.after.take() {
-            self.start(plan).map_err(|(plan, e)| {
-                self.after = Some(plan);
-                e
-            })?;
         }
         Ok(Progress::Worked)
     }
@@ -257,6 +260,8 @@ impl Committer {
                     inner.state.place(active.base, &entry);
                     self.entries.push(entry);
                 }
+                let asked = matches!(record.kind, Kind::Manifest | Kind::Evacuate);
+                self.untold += if asked { UPKEEP_BYTES } else { record.len() };
                 self.position += record.len();
                 inner.pending_bytes -= record.len();
                 if let Some(task) = record.task {
@@ -271,11 +276,15 @@ impl Committer {
             if let Some(last) = batch.last() {
                 self.shared.set_durable(last.seq);
             }
+            if self.untold >= UPKEEP_BYTES {
+                self.untold = 0;
+                inner.upkeep += 1;
+                self.shared.upkeep.notify_one();
+            }
         }
         if self.shared.options.durability == Durability::Fsync {
             self.synced = self.position;
         }
-        self.shared.upkeep.notify_one();
         wakes.call();
         // Freeing what was written is no reader's business: it happens outside the lock.
         drop(batch);

@@ -12,6 +12,7 @@ use millstream_core::{
 
 use super::{
     commit::Committer,
+    compact::Compactor,
     lease::EmbeddedLease,
     ledger,
     lock::DirLock,
@@ -26,7 +27,7 @@ use super::{
 /// A segment log on one disk. Cheap to clone: share it.
 #[derive(Clone)]
 pub struct EmbeddedEngine {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// An engine and the two state machines that work for it.
@@ -35,6 +36,8 @@ pub struct Opened {
     pub engine: Arc<EmbeddedEngine>,
     /// Makes turns durable; step or run it, or nothing ever is.
     pub committer: Committer,
+    /// Keeps state and old segments small; step or run it, or they grow.
+    pub compactor: Compactor,
 }
 
 impl EmbeddedEngine {
@@ -59,8 +62,8 @@ impl EmbeddedEngine {
         let inner = Inner::new(found.state, found.next_seq);
         let shared = Arc::new(Shared::new(disk, options, inner, false, lock));
         let committer = Committer::new(shared.clone(), found.position, found.unindexed);
-        let engine = Arc::new(EmbeddedEngine { shared: shared.clone() });
-        Ok(Opened { engine, committer })
+        let compactor = Compactor::new(shared.clone());
+        Ok(Opened { engine: Arc::new(EmbeddedEngine { shared }), committer, compactor })
     }
 
     /// Opens the log to look at it: nothing is written, no task can be opened.

@@ -261,7 +261,7 @@ fn load(
 }
 
 /// What lies in a segment that has no good index.
-fn scan(extent: &Extent, file: Arc<dyn DiskFile>) -> Result<Vec<Entry>> {
+pub(super) fn scan(extent: &Extent, file: Arc<dyn DiskFile>) -> Result<Vec<Entry>> {
     let path = segment::path(extent.base);
     let mut scan = Scan::new(extent.base, file)?;
     let (mut entries, mut offset) = (Vec::new(), 0);

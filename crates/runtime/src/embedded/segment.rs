@@ -49,10 +49,6 @@ impl Scan {
         &self.file
     }
 
-    pub fn file_len(&self) -> u64 {
-        self.file_len
-    }
-
     /// `n` bytes from `offset`; `None` if the file ends before.
     fn bytes(&mut self, offset: u64, n: usize) -> Result<Option<&[u8]>> {
         let Some(end) = offset.checked_add(n as u64).filter(|end| *end <= self.file_len) else {

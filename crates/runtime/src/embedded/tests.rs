@@ -1,5 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod crash;
+
 use std::sync::Arc;
 
 use millstream_core::{disk::Disk, engine::Engine};
@@ -30,7 +32,8 @@ impl Subject for Bench {
     }
 
     fn settle(&mut self) {
-        while self.opened.committer.step() == Progress::Worked {}
+        let Opened { committer, compactor, .. } = &mut self.opened;
+        while committer.step() == Progress::Worked || compactor.step() == Progress::Worked {}
     }
 
     fn restart(&mut self) {

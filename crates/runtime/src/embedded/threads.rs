@@ -19,9 +19,10 @@ impl Threads {
     /// # Errors
     /// If the operating system gives none.
     pub fn start(opened: Opened) -> Result<(Arc<EmbeddedEngine>, Threads)> {
-        let Opened { engine, committer } = opened;
+        let Opened { engine, committer, compactor } = opened;
         let mut threads = Threads { engine: engine.clone(), threads: Vec::new() };
         threads.spawn("millstream-commit", move || committer.run())?;
+        threads.spawn("millstream-upkeep", move || compactor.run())?;
         Ok((engine, threads))
     }
 

@@ -36,13 +36,13 @@ impl StepConnectors {
         }
         let n = n % all;
         if n < inner.sources.len() {
-            let mut job = inner.sources.swap_remove(n);
+            let mut job = inner.sources.remove(n);
             drop(inner);
             let (moved, open) = pull(&mut job);
             if open {
-                self.lock().sources.push(job);
+                self.lock().sources.insert(n, job); // in its place, so that none is passed over
             }
-            return moved;
+            return moved || !open;
         }
         let Some(job) = inner.writes.pop_front() else { return false };
         drop(inner);

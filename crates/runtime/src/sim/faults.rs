@@ -36,6 +36,8 @@ struct State {
     rng: Rng,
     rates: Faults,
     seen: Faults,
+    /// Leases that were taken over while they were about to commit; they try once there is a new one.
+    zombies: Vec<(Box<dyn Lease>, Turn)>,
     /// The commits, counted; the answer of this one gets lost.
     commits: u64,
     lose: Option<u64>,
@@ -54,8 +56,14 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl FaultyEngine {
     /// Wraps an engine; the same seed makes the same faults.
     pub fn new(inner: Arc<dyn Engine>, seed: u64, rates: Faults) -> FaultyEngine {
-        let state =
-            State { rng: Rng::new(seed), rates, seen: Faults::default(), commits: 0, lose: None };
+        let state = State {
+            rng: Rng::new(seed),
+            rates,
+            seen: Faults::default(),
+            zombies: Vec::new(),
+            commits: 0,
+            lose: None,
+        };
         FaultyEngine { inner, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -82,9 +90,21 @@ impl Engine for FaultyEngine {
 
     fn open(&self, spec: &TaskSpec) -> Result<Option<Box<dyn Lease>>> {
         let opened = self.inner.open(spec)?;
+        if let Some(lease) = &opened {
+            let mut state = lock(&self.state);
+            let (own, others) =
+                state.zombies.drain(..).partition(|(zombie, _)| zombie.task() == lease.task());
+            state.zombies = others;
+            drop(state);
+            let own: Vec<(Box<dyn Lease>, Turn)> = own;
+            for (mut zombie, turn) in own {
+                zombie.commit(turn);
+            }
+        }
         Ok(opened.map(|inner| -> Box<dyn Lease> {
             Box::new(FaultyLease {
-                inner,
+                inner: Some(inner),
+                last_turn: None,
                 state: self.state.clone(),
                 waker: spec.waker.clone(),
                 tickets: VecDeque::new(),
@@ -146,7 +166,10 @@ enum Fate {
 }
 
 struct FaultyLease {
-    inner: Box<dyn Lease>,
+    /// There until the lease is dropped.
+    inner: Option<Box<dyn Lease>>,
+    /// What it was about to commit when it was taken over.
+    last_turn: Option<Turn>,
     state: Arc<Mutex<State>>,
     waker: millstream_core::engine::Waker,
     tickets: VecDeque<(u64, Fate)>,
@@ -154,9 +177,26 @@ struct FaultyLease {
     gone: bool,
 }
 
+impl Drop for FaultyLease {
+    fn drop(&mut self) {
+        if let (Some(inner), Some(turn)) = (self.inner.take(), self.last_turn.take()) {
+            lock(&self.state).zombies.push((inner, turn));
+        }
+    }
+}
+
 impl FaultyLease {
+    fn below(&self) -> &dyn Lease {
+        self.inner.as_deref().expect("there until the lease is dropped")
+    }
+
+    fn below_mut(&mut self) -> &mut dyn Lease {
+        self.inner.as_deref_mut().expect("there until the lease is dropped")
+    }
+
     fn fate(&mut self, turn: Turn) -> Fate {
-        let mut state = lock(&self.state);
+        let shared = self.state.clone();
+        let mut state = lock(&shared);
         state.commits += 1;
         if self.gone {
             return Fate::Fenced;
@@ -171,13 +211,15 @@ impl FaultyLease {
             // A turn behind one that is held back cannot have been committed.
             if !busy && (lost || state.rng.below(2) == 0) {
                 drop(state);
-                self.inner.commit(turn);
+                self.below_mut().commit(turn);
             }
             return Fate::Unknown;
         }
         if roll < fence {
             state.seen.fence += 1;
             self.gone = true;
+            drop(state);
+            self.last_turn = Some(turn);
             return Fate::Fenced;
         }
         let roll = roll - fence.min(roll);
@@ -190,32 +232,33 @@ impl FaultyLease {
             return Fate::Held(state.rng.below(4) as u32 + 1, Box::new(turn));
         }
         drop(state);
-        Fate::Below(self.inner.commit(turn))
+        Fate::Below(self.below_mut().commit(turn))
     }
 
     /// Hands in what was held back, in order.
     fn advance(&mut self) {
-        for (_, fate) in &mut self.tickets {
-            match fate {
-                Fate::Held(0, turn) => *fate = Fate::Below(self.inner.commit(std::mem::take(turn))),
+        for at in 0..self.tickets.len() {
+            let turn = match &mut self.tickets[at].1 {
+                Fate::Held(0, turn) => std::mem::take(turn),
                 Fate::Held(n, _) => {
                     *n -= 1;
                     return;
                 }
                 Fate::Again(_) => return,
-                _ => {}
-            }
+                _ => continue,
+            };
+            self.tickets[at].1 = Fate::Below(self.below_mut().commit(*turn));
         }
     }
 }
 
 impl Lease for FaultyLease {
     fn task(&self) -> TaskId {
-        self.inner.task()
+        self.below().task()
     }
 
     fn recovered(&self) -> &Recovered {
-        self.inner.recovered()
+        self.below().recovered()
     }
 
     fn restore(
@@ -223,7 +266,7 @@ impl Lease for FaultyLease {
         bytes_max: usize,
         take: &mut dyn FnMut(Change<'_>) -> Result<()>,
     ) -> Result<bool> {
-        self.inner.restore(bytes_max, take)
+        self.below_mut().restore(bytes_max, take)
     }
 
     fn poll(
@@ -232,7 +275,7 @@ impl Lease for FaultyLease {
         from: Position,
         bytes_max: usize,
     ) -> Result<Vec<(u64, Frame)>> {
-        self.inner.poll(input, from, bytes_max)
+        self.below_mut().poll(input, from, bytes_max)
     }
 
     fn commit(&mut self, turn: Turn) -> Ticket {
@@ -250,13 +293,14 @@ impl Lease for FaultyLease {
             .iter()
             .take_while(|(t, _)| *t != ticket.0)
             .any(|(_, f)| matches!(f, Fate::Held(..)));
-        if let Some((_, fate)) = self.tickets.iter_mut().find(|(t, _)| *t == ticket.0)
-            && let Fate::Again(turn) = fate
+        let at = self.tickets.iter().position(|(t, _)| *t == ticket.0);
+        if let Some(at) = at
+            && let Fate::Again(turn) = &mut self.tickets[at].1
         {
             let turn = std::mem::take(turn);
-            *fate = match busy {
+            self.tickets[at].1 = match busy {
                 true => Fate::Held(1, turn),
-                false => Fate::Below(self.inner.commit(*turn)),
+                false => Fate::Below(self.below_mut().commit(*turn)),
             };
         }
         (self.waker)();
@@ -268,7 +312,10 @@ impl Lease for FaultyLease {
             return Settlement::Ok;
         };
         let settlement = match fate {
-            Fate::Below(below) => self.inner.settled(*below),
+            Fate::Below(below) => {
+                let below = *below;
+                self.below_mut().settled(below)
+            }
             Fate::Held(..) => Settlement::Pending,
             Fate::Again(_) => Settlement::Retry,
             Fate::Fenced => Settlement::Fenced,
@@ -282,9 +329,9 @@ impl Lease for FaultyLease {
 
     fn durable(&self, ticket: Ticket) -> bool {
         match self.tickets.iter().find(|(t, _)| *t == ticket.0) {
-            Some((_, Fate::Below(below))) => self.inner.durable(*below),
+            Some((_, Fate::Below(below))) => self.below().durable(*below),
             Some(_) => false,
-            None => self.inner.durable(ticket),
+            None => self.below().durable(ticket),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     disk::sim::{Faults as DiskFaults, SimDisk},
-    embedded::{self, Committer, EmbeddedEngine, Opened},
+    embedded::{self, Committer, Compactor, EmbeddedEngine, Opened},
     node::{FlowState, Node, Options as NodeOptions},
     stage::Stage,
 };
@@ -22,6 +22,9 @@ use crate::{
 const START: Time = Time::from_ms(1_700_000_000_000);
 /// When nothing else can happen, the clock goes on to what is due within this time.
 const PATIENCE: Duration = Duration::from_millis(150);
+
+/// Starts of a node on a failing disk.
+const RESTARTS_MAX: u32 = 10;
 
 /// Makes a flow's stages, and its streams on the engine.
 pub type Deploy = Box<dyn Fn(&dyn Engine) -> Result<Vec<Stage>> + Send>;
@@ -70,6 +73,7 @@ pub struct World {
 struct Running {
     engine: Arc<EmbeddedEngine>,
     committer: Committer,
+    compactor: Compactor,
     faulty: Arc<FaultyEngine>,
     connectors: Arc<StepConnectors>,
     node: Arc<Node>,
@@ -120,22 +124,26 @@ impl World {
     /// Lets something happen, by the seed. `false` if nothing could.
     pub fn step(&mut self) -> bool {
         let running = &mut self.running;
-        let choice = self.rng.below(8);
-        let moved = match choice {
-            0 => running.committer.step() == embedded::Progress::Worked,
-            1 | 2 => running.connectors.step(self.rng.next_u64() as usize),
+        let moved = match self.rng.below(9) {
+            0 => running.committer.step() != embedded::Progress::Idle,
+            1 => running.compactor.step() != embedded::Progress::Idle,
+            2 | 3 => running.connectors.step(self.rng.next_u64() as usize),
             _ => running.node.crank(self.now, &|| Duration::ZERO),
         };
         moved || self.anything()
     }
 
-    /// Tries everything in turn, so that "nothing" is sure.
+    /// Tries everything in turn, so that "nothing" is sure. A write that has failed is tried again,
+    /// so it counts as something.
     fn anything(&mut self) -> bool {
         let running = &mut self.running;
         if running.node.crank(self.now, &|| Duration::ZERO) {
             return true;
         }
-        if running.committer.step() == embedded::Progress::Worked {
+        if running.committer.step() != embedded::Progress::Idle {
+            return true;
+        }
+        if running.compactor.step() != embedded::Progress::Idle {
             return true;
         }
         if (0..running.connectors.len()).any(|n| running.connectors.step(n)) {
@@ -178,13 +186,30 @@ impl World {
     /// # Errors
     /// If the engine cannot open what the disk kept.
     pub fn crash(&mut self) -> Result<()> {
+        self.disk.crash();
+        self.kill()
+    }
+
+    /// Kills the process and starts it again: the disk forgets nothing.
+    ///
+    /// # Errors
+    /// If the engine cannot open what is there.
+    pub fn kill(&mut self) -> Result<()> {
         self.past = self.coverage();
         self.past.crashes += 1;
         self.past.disk = DiskFaults::default(); // the disk goes on counting by itself
-        self.disk.crash();
         let seed = self.rng.next_u64();
-        self.running = start(&self.setup, &self.disk, seed, &self.deploy, self.now)?;
-        Ok(())
+        // A service manager starts a node again if it could not open its disk.
+        for _ in 0..RESTARTS_MAX {
+            match start(&self.setup, &self.disk, seed, &self.deploy, self.now) {
+                Err(e) if e.code().retry() => {}
+                other => {
+                    self.running = other?;
+                    return Ok(());
+                }
+            }
+        }
+        Err(Error::new(Code::Bug, format!("the node does not start (seed {})", self.setup.seed)))
     }
 
     /// What has occurred so far.
@@ -211,10 +236,11 @@ impl World {
 
 fn start(setup: &Setup, disk: &SimDisk, seed: u64, deploy: &Deploy, now: Time) -> Result<Running> {
     let handle: Arc<dyn Disk> = Arc::new(disk.clone());
-    let Opened { engine, committer } = EmbeddedEngine::open(setup.engine.clone(), handle)?;
+    let Opened { engine, committer, compactor } =
+        EmbeddedEngine::open(setup.engine.clone(), handle)?;
     let faulty = Arc::new(FaultyEngine::new(engine.clone(), seed, setup.faults));
     let connectors = Arc::new(StepConnectors::default());
     let node = Node::new(faulty.clone(), connectors.clone(), setup.node.clone())?;
     node.deploy(deploy(faulty.as_ref())?, now)?;
-    Ok(Running { engine, committer, faulty, connectors, node })
+    Ok(Running { engine, committer, compactor, faulty, connectors, node })
 }

@@ -127,7 +127,9 @@ impl<I: Clone + Ord> Children<I> {
             State::Waiting(t) => {
                 self.waits.remove(&(t, place));
             }
-            State::Terminating(Some(t)) => {}
+            State::Terminating(Some(t)) => {
+                self.deadlines.remove(&(t, place));
+            }
             _ => {}
         }
         match state {

@@ -157,11 +157,8 @@ impl<I: Clone + Ord + Debug> Supervisor<I> {
                     self.children.set(place, State::Down);
                     self.stop(Stop::StartFailed(error));
                 }
-                Why::Restart => {
-                    // Siblings behind it stay down until the next attempt.
-                    self.job = Job::None;
-                    self.restart(place, Exit::Abnormal(error));
-                }
+                // Ends the job: siblings behind it stay down until the next attempt.
+                Why::Restart => self.restart(place, Exit::Abnormal(error)),
                 Why::Added => {
                     self.children.remove(place);
                     self.refuse(id, Refusal::StartFailed(error));

@@ -8,6 +8,7 @@ mod otp_strategy;
 mod ours;
 mod parts;
 mod property;
+mod property_tree;
 mod tree;
 mod world;
 

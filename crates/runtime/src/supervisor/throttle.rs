@@ -13,7 +13,7 @@ use super::Report;
 /// second. Errors without a code share the empty code.
 ///
 /// *Limits:* per (flow, stage, code) at most one waiting entry for each [`super::What`]; forgotten
-/// after a quiet second.
+/// at the first tick after a quiet second.
 #[derive(Clone, Debug)]
 pub struct Throttle {
     every: Duration,

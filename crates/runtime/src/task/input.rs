@@ -1,5 +1,6 @@
 //! A stage's streams, read from the engine into a turn's steps.
 
+use arrow_schema::SchemaRef;
 use millstream_core::{
     Batch, Error, Frame, FrameKind, Result, Status, Time,
     engine::{InputSpec, Lease},
@@ -23,25 +24,30 @@ pub struct Gathered {
 
 /// The inputs of a task that reads streams.
 pub struct StreamInputs {
-    fronts: Vec<StreamFront>,
-    /// Which front each input of the lease belongs to.
-    inputs: Vec<(usize, InputSpec)>,
+    inputs: Vec<StreamInput>,
+}
+
+struct StreamInput {
+    spec: InputSpec,
+    schema: SchemaRef,
+    /// How many tasks must have said something before time moves.
+    producers: usize,
 }
 
 impl StreamInputs {
     /// The inputs of task `partition`.
     pub fn new(fronts: &[StreamFront], partition: u32) -> StreamInputs {
-        let inputs = fronts.iter().enumerate().flat_map(|(n, front)| {
-            let own =
-                if front.partitions == 1 { partition..partition + 1 } else { 0..front.partitions };
-            own.map(move |partition| (n, InputSpec { stream: front.stream, partition }))
-        });
-        StreamInputs { inputs: inputs.collect(), fronts: fronts.to_vec() }
+        let input = |front: &StreamFront| StreamInput {
+            spec: InputSpec { stream: front.stream, partition },
+            schema: front.schema.clone(),
+            producers: front.producers.iter().map(|p| p.of(partition, front.partitions)).sum(),
+        };
+        StreamInputs { inputs: fronts.iter().map(input).collect() }
     }
 
     /// What to attach to.
     pub fn specs(&self) -> Vec<InputSpec> {
-        self.inputs.iter().map(|(_, spec)| *spec).collect()
+        self.inputs.iter().map(|i| i.spec).collect()
     }
 
     /// Reads at most one turn's worth, from every input in turn; no further than `until` where it
@@ -138,7 +144,7 @@ impl StreamInputs {
     }
 
     fn decode(&self, input: usize, frame: &Frame) -> Result<Batch> {
-        let schema = &self.fronts[self.inputs[input].0].schema;
+        let schema = &self.inputs[input].schema;
         let wire = frame.rows(&Batch::wire_schema(schema))?;
         Batch::from_wire(&wire, schema)
     }
@@ -192,11 +198,11 @@ impl StreamInputs {
     /// The minimum watermark over all producers but one.
     fn others(&self, progress: &[InputProgress], input: usize, producer: TaskId) -> Time {
         let mut least = Time::MAX;
-        for (n, (front, _)) in self.inputs.iter().enumerate() {
+        for (n, own) in self.inputs.iter().enumerate() {
             let known = &progress[n].producers;
             let others = known.iter().filter(|(id, _)| n != input || **id != producer);
-            let own = usize::from(n == input && !known.contains_key(&producer));
-            if known.len() + own < self.fronts[*front].producers {
+            let new = usize::from(n == input && !known.contains_key(&producer));
+            if known.len() + new < own.producers {
                 return Time::MIN;
             }
             for (_, time) in others.filter(|(_, t)| t.status == Status::Active) {
@@ -210,9 +216,9 @@ impl StreamInputs {
     pub fn time(&self, progress: &[InputProgress]) -> (Time, Status) {
         let mut least: Option<Time> = None;
         let mut ended = true;
-        for (n, (front, _)) in self.inputs.iter().enumerate() {
+        for (n, own) in self.inputs.iter().enumerate() {
             let Some(input) = progress.get(n) else { return (Time::MIN, Status::Active) };
-            if input.producers.len() < self.fronts[*front].producers {
+            if input.producers.len() < own.producers {
                 return (Time::MIN, Status::Active);
             }
             ended &= input.producers.values().all(|p| p.status == Status::Ended);

@@ -30,7 +30,11 @@ use crate::{
 /// What a source task commits as its note.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Note {
+    /// Where the connector is opened.
     position: Vec<u8>,
+    /// Rows of the chunk behind the position up to this place were consumed; 0 for none.
+    #[serde(default)]
+    done: u64,
     /// Highest event time seen.
     seen: Option<i64>,
     ended: bool,
@@ -61,6 +65,8 @@ pub struct SourceInput {
     front: SourceFront,
     inlet: Arc<Inlet>,
     note: Note,
+    /// What is left of a chunk that did not fit into a turn.
+    rest: Option<Chunk>,
     status: Status,
     active_at: Option<Time>,
 }
@@ -98,6 +104,7 @@ impl SourceInput {
             front: front.clone(),
             inlet,
             note,
+            rest: None,
             status: Status::Active,
             active_at: None,
         })
@@ -125,16 +132,21 @@ impl SourceInput {
             rows: 0,
         };
         while turn.rows + turn.letters.len() < limits.rows_max {
-            let chunk = match self.inlet.take() {
-                Arrival::Chunk(chunk) => chunk,
-                Arrival::Nothing => break,
-                Arrival::End => {
-                    self.note.ended = true;
-                    break;
-                }
-                Arrival::Failed(error) => return Err(error),
+            let chunk = match self.rest.take() {
+                Some(chunk) => chunk,
+                None => match self.inlet.take() {
+                    Arrival::Chunk(chunk) => self.without_done(chunk),
+                    Arrival::Nothing => break,
+                    Arrival::End => {
+                        self.note.ended = true;
+                        break;
+                    }
+                    Arrival::Failed(error) => return Err(error),
+                },
             };
             self.active_at = Some(clock);
+            let room = limits.rows_max - turn.rows - turn.letters.len();
+            let chunk = self.first(chunk, room);
             self.take(chunk, task, name, clock, &mut turn)?;
         }
         turn.watermark = self.watermark();
@@ -143,6 +155,40 @@ impl SourceInput {
         turn.note =
             rmp_serde::to_vec_named(&self.note).map_err(|e| Error::corrupt(e.to_string()))?;
         Ok(turn)
+    }
+
+    /// Leaves out the rows that were consumed before the connector was opened again.
+    fn without_done(&self, mut chunk: Chunk) -> Chunk {
+        let done = chunk.places.partition_point(|place| *place <= self.note.done);
+        if self.note.done > 0 {
+            chunk.places.drain(..done);
+            chunk.rows = chunk.rows.slice(done, chunk.rows.num_rows() - done);
+            chunk.units -= done as u64;
+        }
+        chunk
+    }
+
+    /// The first `room` rows of a chunk; the rest is kept for the next turn, with everything that
+    /// is not a row.
+    fn first(&mut self, mut chunk: Chunk, room: usize) -> Chunk {
+        if chunk.rows.num_rows() <= room {
+            self.note.done = 0;
+            return chunk;
+        }
+        let first = Chunk {
+            rows: chunk.rows.slice(0, room),
+            places: chunk.places.drain(..room).collect(),
+            undecodable: Vec::new(),
+            units: room as u64,
+            skipped: 0,
+            position: self.note.position.clone(),
+            durable: None,
+        };
+        chunk.rows = chunk.rows.slice(room, chunk.rows.num_rows() - room);
+        chunk.units -= room as u64;
+        self.note.done = first.places.last().copied().unwrap_or(self.note.done);
+        self.rest = Some(chunk);
+        first
     }
 
     /// When the source will count as idle unless something arrives.

@@ -127,7 +127,7 @@ fn five_failures_in_a_minute_are_restarts_the_sixth_is_the_stages() {
 
 #[test]
 fn failures_more_than_a_minute_apart_never_escalate() {
-    let mut node = Node::new(&[departures()]);
+    let mut node = Node::new(&[FlowSpec { backoff: Backoff::NONE, ..departures() }]);
     for _ in 0..100 {
         node.fail(&aircraft(0));
         node.now = node.now + Duration::from_millis(12_001);
@@ -192,7 +192,7 @@ fn a_flow_is_finished_when_the_input_of_all_its_tasks_has_ended() {
     // Restarted with its stage, so it has to end again.
     (0..6).for_each(|_| node.fail(&aircraft(1)));
     node.take();
-    for task in node.running.clone() {
+    for task in node.running.clone().into_iter().rev() {
         assert_eq!(node.take(), []);
         node.exit(&task, Exit::Normal);
     }

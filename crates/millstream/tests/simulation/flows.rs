@@ -1,0 +1,199 @@
+//! The flows that are drawn: every operator, timer, policy, cyclic send and sink.
+
+use millstream::prelude::*;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    pub key: String,
+    pub ts: i64,
+    pub v: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub struct Out {
+    pub key: String,
+    pub what: String,
+    pub n: i64,
+    pub sum: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Account {
+    pub n: i64,
+    pub sum: i64,
+}
+
+impl Process for Account {
+    type In = Row;
+    type Out = Out;
+
+    fn init(&mut self, ctx: &mut Context<Self>) -> Result<()> {
+        assert!(ctx.key() != "cursed", "injected in init");
+        Ok(())
+    }
+
+    fn handle(&mut self, row: Row, ctx: &mut Context<Self>) -> Result<()> {
+        let v = row.v;
+        self.n += 1;
+        self.sum += v;
+        if v % 11 == 0 {
+            ctx.set_timer("t", At::Event(Time::from_ms(row.ts + 500)));
+        }
+        if v % 13 == 0 {
+            ctx.cancel_timer("t");
+        }
+        if v % 17 == 0 {
+            let message = Transfer { to: v % 5, amount: v, hops: v % 4 };
+            ctx.send::<Total>(&Key::text(&format!("total-{}", v % 5)), &message)?;
+        }
+        if v % 7 == 0 {
+            ctx.emit(self.out(ctx, "row"));
+        }
+        if v % 23 == 0 {
+            ctx.side_output("side", Side { v })?;
+        }
+        if v % 19 == 0 {
+            ctx.stop();
+        }
+        // Poison strikes last, when everything is half done.
+        match v % 97 {
+            1 => panic!("injected in handle"),
+            2 => Err(Failure::new("injected error")),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_timer(&mut self, name: &str, ctx: &mut Context<Self>) -> Result<()> {
+        self.n += 1000;
+        ctx.emit(self.out(ctx, name));
+        assert!(self.sum % 5 != 3, "injected in on_timer");
+        Ok(())
+    }
+}
+
+impl Account {
+    fn out(&self, ctx: &Context<Self>, what: &str) -> Out {
+        Out { key: ctx.key().into_owned(), what: what.into(), n: self.n, sum: self.sum }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Side {
+    pub v: i64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Transfer {
+    pub to: i64,
+    pub amount: i64,
+    pub hops: i64,
+}
+
+/// Passes messages on, to itself and back to accounts; what it keeps does not depend on order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Total {
+    pub amount: i64,
+    pub messages: i64,
+}
+
+impl Process for Total {
+    type In = Transfer;
+    type Out = Transfer;
+
+    fn handle(&mut self, t: Transfer, ctx: &mut Context<Self>) -> Result<()> {
+        self.amount += t.amount;
+        self.messages += 1;
+        if t.hops > 0 {
+            let to = (t.to + 1) % 5;
+            let on = Transfer { to, amount: t.amount, hops: t.hops - 1 };
+            ctx.send::<Total>(&Key::text(&format!("total-{to}")), &on)?;
+        } else {
+            let key = format!("mail-{}", t.to);
+            ctx.send::<Account>(&Key::text(&key), &Row { key: key.clone(), ts: 0, v: 6 })?;
+        }
+        Ok(())
+    }
+}
+
+/// What a seed draws.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub partitions: u32,
+    pub delay_ms: i64,
+    pub modulus: i64,
+    pub shape: Shape,
+    pub size_ms: i64,
+    pub slide_ms: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shape {
+    Tumble,
+    Hop,
+    Session,
+}
+
+/// A counter that fails on some values: an aggregate written by a user.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Picky {
+    n: f64,
+}
+
+impl Accumulator for Picky {
+    fn add(&mut self, value: f64) {
+        assert!(value as i64 % 101 != 5, "injected in an aggregate");
+        self.n += 1.0;
+    }
+    fn merge(&mut self, other: &Self) {
+        self.n += other.n;
+    }
+    fn value(&self) -> f64 {
+        assert!(self.n as i64 % 31 != 30, "injected in a firing");
+        self.n
+    }
+}
+
+impl Plan {
+    pub fn flow(&self) -> Flow {
+        let (modulus, ms) = (self.modulus, |n: i64| Duration::from_millis(n as u64));
+        let window = match self.shape {
+            Shape::Tumble => Window::tumble("ts", ms(self.size_ms)),
+            Shape::Hop => Window::hop("ts", ms(self.size_ms), ms(self.slide_ms)),
+            Shape::Session => Window::session("ts", ms(self.size_ms)),
+        };
+        Flow::new("sim")
+            .partitions(self.partitions)
+            .source("rows", JsonLinesFile::open("in.jsonl"))
+            .event_time("ts", ms(self.delay_ms))
+            .filter("wanted", move |r: &Row| r.v % modulus != 0)
+            .key_by("key")
+            .process::<Account>("account", OnError::DeadLetter)
+            .side_output::<Side>("side")
+            .sink("out", JsonLinesFile::create("out.jsonl"))
+            .from_side("account", "side")
+            .sink("sides", JsonLinesFile::create("sides.jsonl"))
+            .from("wanted")
+            .flat_map("twice", |r: Row| {
+                let again = (r.v % 3 == 0).then(|| Row { v: -r.v, ..r.clone() });
+                std::iter::once(r).chain(again)
+            })
+            .key_by("key")
+            .window(
+                "windows",
+                window,
+                [
+                    Aggregate::count("n"),
+                    Aggregate::sum("v", "sum"),
+                    Aggregate::min("v", "min"),
+                    Aggregate::max("v", "max"),
+                    Aggregate::custom::<Picky>("v", "picky"),
+                ],
+            )
+            .sink("windowed", JsonLinesFile::create("windowed.jsonl"))
+            .from("account")
+            .map("as_transfer", |o: Out| Transfer { to: 0, amount: o.sum, hops: -1 })
+            .filter("none", |_: &Transfer| false)
+            .key_by("to")
+            .process::<Total>("total", OnError::DeadLetter)
+    }
+}

@@ -1,0 +1,234 @@
+//! What must come out, computed in one pass over the rows. Shares no operator code with the
+//! engine, and knows no turns, tasks or crashes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::flows::{Account, Out, Plan, Row, Shape, Total};
+
+/// A result of a window: key, start, end, n, sum, min, max, picky.
+pub type Pane = (String, i64, i64, i64, i64, i64, i64, i64);
+
+#[derive(Debug, Default)]
+pub struct Expected {
+    /// Per key, in order.
+    pub outs: BTreeMap<String, Vec<Out>>,
+    pub sides: Vec<i64>,
+    pub accounts: HashMap<String, Account>,
+    pub totals: HashMap<String, Total>,
+    pub panes: Vec<Pane>,
+    pub late: Vec<(String, i64, i64)>,
+    pub filtered: u64,
+    pub dead_rows: u64,
+    pub dead_timers: u64,
+    pub dead_window_rows: u64,
+    pub dead_firings: u64,
+}
+
+struct Cell {
+    state: Account,
+    timer: Option<i64>,
+}
+
+impl Expected {
+    pub fn of(plan: &Plan, rows: &[Row]) -> Expected {
+        let mut e = Expected::default();
+        let mut cells: HashMap<String, Cell> = HashMap::new();
+        let mut windows = Windows { plan, open: HashMap::new() };
+        let mut seen: Option<i64> = None;
+        for row in rows {
+            let stamp = seen.map_or(i64::MIN, |s| s - plan.delay_ms);
+            seen = Some(seen.map_or(row.ts, |s| s.max(row.ts)));
+            if row.v % plan.modulus == 0 {
+                e.filtered += 1;
+                continue;
+            }
+            e.account(&mut cells, row, stamp);
+            let again = (row.v % 3 == 0).then(|| Row { v: -row.v, ..row.clone() });
+            for row in std::iter::once(row.clone()).chain(again) {
+                windows.add(&mut e, &row, stamp);
+            }
+        }
+        for key in cells.keys().cloned().collect::<Vec<_>>() {
+            e.fire(&mut cells, &key, i64::MAX);
+        }
+        e.accounts.extend(cells.into_iter().map(|(k, c)| (k, c.state)));
+        windows.end(&mut e);
+        e.panes.sort();
+        e.sides.sort();
+        e.late.sort();
+        e
+    }
+
+    fn account(&mut self, cells: &mut HashMap<String, Cell>, row: &Row, stamp: i64) {
+        self.fire(cells, &row.key, stamp);
+        let v = row.v;
+        let poison = matches!(v % 97, 1 | 2);
+        if poison || (row.key == "cursed" && !cells.contains_key(&row.key)) {
+            self.dead_rows += 1;
+            return;
+        }
+        let cell =
+            cells.entry(row.key.clone()).or_insert(Cell { state: Account::default(), timer: None });
+        cell.state.n += 1;
+        cell.state.sum += v;
+        if v % 11 == 0 {
+            cell.timer = Some(row.ts + 500);
+        }
+        if v % 13 == 0 {
+            cell.timer = None;
+        }
+        let (n, sum) = (cell.state.n, cell.state.sum);
+        if v % 17 == 0 {
+            self.transfer(v % 5, v, v % 4);
+        }
+        if v % 7 == 0 {
+            self.out(&row.key, "row", n, sum);
+        }
+        if v % 23 == 0 {
+            self.sides.push(v);
+        }
+        if v % 19 == 0 {
+            cells.remove(&row.key);
+        }
+    }
+
+    fn out(&mut self, key: &str, what: &str, n: i64, sum: i64) {
+        let out = Out { key: key.into(), what: what.into(), n, sum };
+        self.outs.entry(key.into()).or_default().push(out);
+    }
+
+    fn fire(&mut self, cells: &mut HashMap<String, Cell>, key: &str, watermark: i64) {
+        let Some(cell) = cells.get_mut(key) else { return };
+        let Some(_) = cell.timer.filter(|due| *due <= watermark) else { return };
+        cell.timer = None;
+        if cell.state.sum % 5 == 3 {
+            self.dead_timers += 1;
+            return;
+        }
+        cell.state.n += 1000;
+        let (n, sum) = (cell.state.n, cell.state.sum);
+        self.out(key, "t", n, sum);
+    }
+
+    fn transfer(&mut self, mut to: i64, amount: i64, hops: i64) {
+        for _ in 0..=hops {
+            let total = self.totals.entry(format!("total-{to}")).or_default();
+            total.amount += amount;
+            total.messages += 1;
+            to = (to + 1) % 5;
+        }
+        let account = self.accounts.entry(format!("mail-{}", (to + 4) % 5)).or_default();
+        account.n += 1;
+        account.sum += 6;
+    }
+}
+
+#[derive(Clone)]
+struct Pot {
+    first: i64,
+    last: i64,
+    values: Vec<i64>,
+}
+
+struct Windows<'a> {
+    plan: &'a Plan,
+    open: HashMap<(String, i64), Pot>,
+}
+
+impl Windows<'_> {
+    fn add(&mut self, e: &mut Expected, row: &Row, stamp: i64) {
+        if row.v % 101 == 5 {
+            // The aggregate fails unless the row is late for everything.
+            if self.is_late(row, stamp) {
+                e.late.push((row.key.clone(), row.ts, row.v));
+            } else {
+                e.dead_window_rows += 1;
+            }
+            return;
+        }
+        if self.is_late(row, stamp) {
+            e.late.push((row.key.clone(), row.ts, row.v));
+            return;
+        }
+        match self.plan.shape {
+            Shape::Session => self.session(e, row, stamp),
+            _ => {
+                for start in self.starts(row.ts) {
+                    if start + self.plan.size_ms > stamp {
+                        let pot = self.open.entry((row.key.clone(), start)).or_insert(Pot {
+                            first: start,
+                            last: start + self.plan.size_ms,
+                            values: Vec::new(),
+                        });
+                        pot.values.push(row.v);
+                    }
+                }
+            }
+        }
+    }
+
+    fn slide(&self) -> i64 {
+        if self.plan.shape == Shape::Hop { self.plan.slide_ms } else { self.plan.size_ms }
+    }
+
+    fn starts(&self, ts: i64) -> Vec<i64> {
+        let slide = self.slide();
+        let last = ts.div_euclid(slide) * slide;
+        (0..).map(|n| last - n * slide).take_while(|s| s + self.plan.size_ms > ts).collect()
+    }
+
+    fn is_late(&self, row: &Row, stamp: i64) -> bool {
+        match self.plan.shape {
+            Shape::Session => row.ts + self.plan.size_ms <= stamp,
+            // The latest window is the last to close.
+            _ => self.starts(row.ts).iter().all(|s| s + self.plan.size_ms <= stamp),
+        }
+    }
+
+    fn session(&mut self, e: &mut Expected, row: &Row, stamp: i64) {
+        let gap = self.plan.size_ms;
+        let mine = |k: &(String, i64)| k.0 == row.key;
+        let closed: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(k, p)| mine(k) && p.last + gap <= stamp)
+            .map(|(k, _)| k.clone())
+            .collect();
+        for key in closed {
+            let pot = self.open.remove(&key).unwrap();
+            self.close(e, &key.0, pot.first, pot.last + gap, &pot.values);
+        }
+        let mut pot = Pot { first: row.ts, last: row.ts, values: vec![row.v] };
+        let near: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(k, p)| mine(k) && p.first <= row.ts + gap && row.ts <= p.last + gap)
+            .map(|(k, _)| k.clone())
+            .collect();
+        for key in near {
+            let other = self.open.remove(&key).unwrap();
+            pot.first = pot.first.min(other.first);
+            pot.last = pot.last.max(other.last);
+            pot.values.extend(other.values);
+        }
+        self.open.insert((row.key.clone(), pot.first), pot);
+    }
+
+    fn end(&mut self, e: &mut Expected) {
+        let session = self.plan.shape == Shape::Session;
+        for ((key, _), pot) in std::mem::take(&mut self.open) {
+            let end = if session { pot.last + self.plan.size_ms } else { pot.last };
+            self.close(e, &key, pot.first, end, &pot.values);
+        }
+    }
+
+    fn close(&self, e: &mut Expected, key: &str, start: i64, end: i64, values: &[i64]) {
+        let n = values.len() as i64;
+        if n % 31 == 30 {
+            e.dead_firings += 1;
+            return;
+        }
+        let (min, max) = (values.iter().min().unwrap(), values.iter().max().unwrap());
+        e.panes.push((key.into(), start, end, n, values.iter().sum(), *min, *max, n));
+    }
+}

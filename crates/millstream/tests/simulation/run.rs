@@ -1,0 +1,153 @@
+//! One run: draws a flow and its input from a seed, lets the surroundings fail, compares.
+
+use std::collections::BTreeMap;
+
+use millstream::{
+    runtime::sim::{Coverage, faults::Faults},
+    test::{Crash, TestNode},
+};
+use serde_json::{Value, json};
+
+use super::{
+    flows::{Account, Out, Plan, Row, Shape, Total},
+    oracle,
+    oracle::Expected,
+};
+
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, n: i64) -> i64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((self.0 >> 33) % n as u64) as i64
+    }
+}
+
+fn draw(seed: u64) -> (Plan, Vec<Row>, Draw) {
+    let mut d = Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5bf0_3635);
+    d.below(2);
+    let size_ms = [100, 250, 1000, 60_000][d.below(4) as usize];
+    let plan = Plan {
+        partitions: [1, 2, 7, 16][d.below(4) as usize],
+        delay_ms: [0, 200, 2000][d.below(3) as usize],
+        modulus: 2 + d.below(9),
+        shape: [Shape::Tumble, Shape::Hop, Shape::Session][d.below(3) as usize],
+        size_ms,
+        slide_ms: (size_ms / [1, 2, 3][d.below(3) as usize]).max(1),
+    };
+    let keys = 1 + d.below(40);
+    let n = 200 + d.below(600);
+    let mut clock = 1_700_000_000_000;
+    let rows = (0..n).map(|_| {
+        clock += d.below(120);
+        let key = match d.below(keys + 1) {
+            0 => "cursed".to_string(),
+            k => format!("k{k}"),
+        };
+        Row { key, ts: clock - d.below(3000) * d.below(2), v: d.below(100_000) }
+    });
+    (plan, rows.collect(), d)
+}
+
+pub fn run(seed: u64) -> Coverage {
+    let (plan, rows, mut d) = draw(seed);
+    let faults = Faults { fence: 5, unknown: 10, retry: 20, delay: 30 };
+    let mut t = TestNode::new(plan.flow())
+        .seed(seed)
+        .turn_rows([1, 3, 50, 100_000][d.below(4) as usize])
+        .setup(|s| {
+            s.faults = faults;
+            s.engine.segment_bytes = 64 << 10;
+            s.engine.compact_bytes_min = 4 << 10;
+        });
+    let mut rest = rows.as_slice();
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at((1 + d.below(120) as usize).min(rest.len()));
+        rest = later;
+        for row in now {
+            t.put("rows", json!({"key": row.key, "ts": row.ts, "v": row.v}));
+        }
+        let steps = [12, 60, 400][d.below(3) as usize];
+        for _ in 0..d.below(steps) {
+            t.world().step();
+        }
+        match d.below(8) {
+            0 | 1 => drop(t.crash(Crash::Now)),
+            2 => drop(t.crash(Crash::Kill)),
+            3 => t.world().disk().fail_appends(1),
+            4 => t.world().disk().fail_syncs(1),
+            5 => {
+                let used: u64 = t.world().disk().files().iter().map(|(_, len)| len).sum();
+                t.world().disk().set_capacity(Some(used + d.below(20_000) as u64));
+                for _ in 0..d.below(200) {
+                    t.world().step();
+                }
+                t.world().disk().set_capacity(None);
+            }
+            _ => {}
+        }
+    }
+    t.end();
+    t.run_until_idle();
+    compare(seed, &plan, &Expected::of(&plan, &rows), &mut t);
+    t.coverage()
+}
+
+fn compare(seed: u64, plan: &Plan, expected: &Expected, t: &mut TestNode) {
+    let at = format!("seed {seed}, {plan:?}");
+    let mut outs: BTreeMap<String, Vec<Out>> = BTreeMap::new();
+    for row in t.sink("out") {
+        let out: Out = serde_json::from_value(row).unwrap();
+        outs.entry(out.key.clone()).or_default().push(out);
+    }
+    for (key, expected) in &expected.outs {
+        assert_eq!(outs.get(key), Some(expected), "{at}, key {key}");
+    }
+    assert_eq!(outs.len(), expected.outs.len(), "{at}");
+    let number = |row: &Value, name: &str| row[name].as_f64().unwrap_or(f64::NAN) as i64;
+    let mut sides: Vec<i64> = t.sink("sides").iter().map(|r| number(r, "v")).collect();
+    sides.sort();
+    assert_eq!(sides, expected.sides, "{at}");
+    for (key, state) in &expected.accounts {
+        assert_eq!(t.find_state::<Account>(key).as_ref(), Some(state), "{at}, key {key}");
+    }
+    for (key, state) in &expected.totals {
+        assert_eq!(t.find_state::<Total>(key).as_ref(), Some(state), "{at}, key {key}");
+    }
+    let text = |row: &Value| row["key"].as_str().unwrap_or_default().to_string();
+    let mut panes: Vec<oracle::Pane> = t
+        .sink("windowed")
+        .iter()
+        .map(|r| {
+            let n = |name| number(r, name);
+            (
+                text(r),
+                n("window_start"),
+                n("window_end"),
+                n("n"),
+                n("sum"),
+                n("min"),
+                n("max"),
+                n("picky"),
+            )
+        })
+        .collect();
+    panes.sort();
+    assert_eq!(panes, expected.panes, "{at}");
+    let mut late: Vec<_> =
+        t.late("windows").iter().map(|r| (text(r), number(r, "ts"), number(r, "v"))).collect();
+    late.sort();
+    assert_eq!(late, expected.late, "{at}");
+    let letters = t.dead_letters();
+    let dead = |operator: &str, trigger: &str| {
+        letters.iter().filter(|l| l.operator == operator && l.trigger.name() == trigger).count()
+            as u64
+    };
+    assert_eq!(dead("account", "record"), expected.dead_rows, "{at}");
+    assert_eq!(dead("account", "timer"), expected.dead_timers, "{at}");
+    assert_eq!(dead("windows", "record"), expected.dead_window_rows, "{at}");
+    assert_eq!(dead("windows", "firing"), expected.dead_firings, "{at}");
+    let ledger = t.ledger();
+    assert_eq!(ledger.violations(), Vec::<String>::new(), "{at}");
+    assert_eq!(ledger.operators["sim/rows/wanted"].filtered, expected.filtered, "{at}");
+}

@@ -1,0 +1,599 @@
+//! The suite every engine must pass, whatever it is made of.
+//!
+//! *How:* implement [`Subject`] for the engine and call [`run_all`] with a maker of empty ones. Each
+//! check is a function of its own in [`CHECKS`]; it panics, saying what it expected, if the engine
+//! breaks the contract of [`millstream_core::engine`].
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test suite: a panic is its verdict")]
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use arrow_array::{Int64Array, RecordBatch};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use millstream_core::{
+    Code, Frame, FrameHeader, FrameKind, Status, Time, Turn,
+    engine::{Engine, InputSpec, Lease, Settlement, StreamSpec, TaskSpec, Ticket},
+    frame::{FrameEncoder, fingerprint},
+    ledger::{OperatorCounters, SourceCounters},
+    turn::{Change, Delta, InputProgress, Output, Position, Progress, StreamId, TableId, TaskId},
+};
+
+/// An engine under test.
+pub trait Subject {
+    /// The engine.
+    fn engine(&self) -> Arc<dyn Engine>;
+    /// Lets everything that was handed in become durable, as far as it can.
+    fn settle(&mut self);
+    /// Stops the engine, keeping what is durable, and opens it again.
+    fn restart(&mut self);
+}
+
+/// One behaviour, and the check for it.
+pub type Check = (&'static str, fn(&mut dyn Subject));
+
+/// Every check, by name.
+pub const CHECKS: &[Check] = &[
+    ("streams_are_created_once", streams_are_created_once),
+    ("a_conflicting_stream_is_refused", a_conflicting_stream_is_refused),
+    ("frames_come_in_the_order_of_commits", frames_come_in_the_order_of_commits),
+    ("a_turn_is_visible_whole", a_turn_is_visible_whole),
+    ("an_old_lease_is_fenced", an_old_lease_is_fenced),
+    ("opens_are_counted_until_a_commit", opens_are_counted_until_a_commit),
+    ("restore_gives_the_last_value_of_each_key", restore_gives_the_last_value_of_each_key),
+    ("a_restart_keeps_what_was_durable", a_restart_keeps_what_was_durable),
+    ("frames_are_trimmed_by_keep_from", frames_are_trimmed_by_keep_from),
+    ("the_slowest_consumer_decides_what_is_kept", the_slowest_consumer_decides_what_is_kept),
+    ("a_late_consumer_starts_at_the_oldest_frame", a_late_consumer_starts_at_the_oldest_frame),
+    ("unread_streams_keep_what_they_retain", unread_streams_keep_what_they_retain),
+    ("backlog_counts_what_lies_unread", backlog_counts_what_lies_unread),
+    ("the_ledger_balances", the_ledger_balances),
+    ("people_read_only_what_is_durable", people_read_only_what_is_durable),
+    ("consumers_are_woken", consumers_are_woken),
+    ("appends_from_outside_are_in_order", appends_from_outside_are_in_order),
+    ("reading_keeps_to_its_budget", reading_keeps_to_its_budget),
+];
+
+/// Runs every check on an engine of its own.
+pub fn run_all<S: Subject>(mut make: impl FnMut(&str) -> S) {
+    for (name, check) in CHECKS {
+        check(&mut make(name));
+    }
+}
+
+/// The schema of the suite's frames.
+pub fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
+}
+
+/// A frame of the given numbers.
+pub fn frame(producer: TaskId, turn: u64, rows: &[i64]) -> Frame {
+    let schema = schema();
+    let header = FrameHeader {
+        kind: FrameKind::Rows,
+        status: Status::Active,
+        producer,
+        turn,
+        watermark: Time::from_ms(0),
+        rows: 0,
+        schema: fingerprint(&schema),
+    };
+    let rows = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(rows.to_vec()))]);
+    FrameEncoder::default().encode(header, Some(&rows.unwrap())).unwrap()
+}
+
+/// The numbers in a frame.
+pub fn numbers(frame: &Frame) -> Vec<i64> {
+    use arrow_array::{cast::AsArray, types::Int64Type};
+    let rows = frame.rows(&schema()).unwrap();
+    rows.column(0).as_primitive::<Int64Type>().values().to_vec()
+}
+
+/// A stream of the suite's schema.
+pub fn stream(name: &str, partitions: u32, retain_bytes: u64) -> StreamSpec {
+    StreamSpec { name: name.into(), schema: schema(), partitions, retain_bytes }
+}
+
+/// A task that reads `inputs`; nobody is woken.
+pub fn task(name: &str, inputs: &[(StreamId, u32)]) -> TaskSpec {
+    TaskSpec {
+        name: name.into(),
+        inputs: inputs.iter().map(|(s, p)| InputSpec { stream: *s, partition: *p }).collect(),
+        waker: Arc::new(|| ()),
+    }
+}
+
+/// Opens a task, settling the engine until it answers.
+pub fn open(subject: &mut dyn Subject, spec: &TaskSpec) -> Box<dyn Lease> {
+    for _ in 0..100 {
+        if let Some(lease) = subject.engine().open(spec).unwrap() {
+            return lease;
+        }
+        subject.settle();
+    }
+    panic!("task {} is not opened", spec.name);
+}
+
+/// The turn after what `lease` has recovered, or after `turns` more.
+pub fn turn(number: u64, outputs: Vec<(StreamId, u32, Frame)>, delta: Delta) -> Turn {
+    Turn {
+        progress: Progress { turn: number, ..Progress::default() },
+        delta,
+        outputs: outputs
+            .into_iter()
+            .map(|(stream, partition, frame)| Output { stream, partition, frame })
+            .collect(),
+    }
+}
+
+/// The input progress of a task that has read `rows` rows and all of the frames before `frame`.
+pub fn read_up_to(frame: u64, rows: u64) -> InputProgress {
+    InputProgress {
+        position: Position { frame, row: 0 },
+        keep_from: frame,
+        rows,
+        ..InputProgress::default()
+    }
+}
+
+/// Everything a lease restores, the last change of each key.
+pub fn restored(lease: &mut dyn Lease) -> BTreeMap<(TableId, Vec<u8>), Vec<u8>> {
+    let mut out = BTreeMap::new();
+    let mut take = |c: Change<'_>| {
+        match c.value {
+            Some(value) => out.insert((c.table, c.key.to_vec()), value.to_vec()),
+            None => out.remove(&(c.table, c.key.to_vec())),
+        };
+        Ok(())
+    };
+    while !lease.restore(64, &mut take).unwrap() {}
+    out
+}
+
+/// The numbers of all frames of a lease's input from frame `from`.
+pub fn polled(lease: &mut dyn Lease, input: usize, from: u64) -> Vec<i64> {
+    let found = lease.poll(input, Position { frame: from, row: 0 }, usize::MAX).unwrap();
+    let expected: Vec<u64> = (from..from + found.len() as u64).collect();
+    assert_eq!(found.iter().map(|(n, _)| *n).collect::<Vec<_>>(), expected, "frame numbers");
+    found.iter().flat_map(|(_, f)| numbers(f)).collect()
+}
+
+fn committed(lease: &mut dyn Lease, turn: Turn) -> Ticket {
+    let ticket = lease.commit(turn);
+    assert_eq!(lease.settled(ticket), Settlement::Ok);
+    ticket
+}
+
+fn streams_are_created_once(subject: &mut dyn Subject) {
+    let engine = subject.engine();
+    let a = engine.create_stream(&stream("f/a", 2, 0)).unwrap();
+    let b = engine.create_stream(&stream("f/b", 1, 9)).unwrap();
+    assert_ne!(a, b);
+    assert_eq!(engine.create_stream(&stream("f/a", 2, 0)).unwrap(), a);
+    subject.settle();
+    subject.restart();
+    let engine = subject.engine();
+    assert_eq!(engine.create_stream(&stream("f/b", 1, 9)).unwrap(), b);
+    let names: Vec<_> = engine.streams().into_iter().map(|s| (s.spec, s.id)).collect();
+    assert_eq!(names, [(stream("f/a", 2, 0), a), (stream("f/b", 1, 9), b)]);
+}
+
+fn a_conflicting_stream_is_refused(subject: &mut dyn Subject) {
+    let engine = subject.engine();
+    engine.create_stream(&stream("f/a", 2, 0)).unwrap();
+    let e = engine.create_stream(&stream("f/a", 3, 0)).unwrap_err();
+    assert_eq!(e.code(), Code::Conflict);
+    assert!(e.message().contains("2 partitions") && e.message().contains("3 partitions"), "{e}");
+    assert!(!e.advice().is_empty(), "it says what to do");
+    let mut other = stream("f/a", 2, 0);
+    other.schema = Arc::new(Schema::new(vec![Field::new("m", DataType::Utf8, true)]));
+    let e = engine.create_stream(&other).unwrap_err();
+    assert_eq!(e.code(), Code::Conflict);
+    assert!(e.message().contains("n Int64") && e.message().contains("m Utf8"), "{e}");
+    assert!(engine.create_stream(&stream("f/none", 0, 0)).is_err(), "no partition");
+}
+
+fn frames_come_in_the_order_of_commits(subject: &mut dyn Subject) {
+    let id = subject.engine().create_stream(&stream("f/a", 2, 0)).unwrap();
+    let mut reader = open(subject, &task("f/read/0", &[(id, 0), (id, 1)]));
+    let mut one = open(subject, &task("f/one/0", &[]));
+    let mut two = open(subject, &task("f/two/0", &[]));
+    for n in 0..10 {
+        let (a, b) = (one.task(), two.task());
+        committed(
+            &mut *one,
+            turn(n + 1, vec![(id, 0, frame(a, n, &[n as i64]))], Delta::default()),
+        );
+        committed(
+            &mut *two,
+            turn(
+                n + 1,
+                vec![(id, 0, frame(b, n, &[100 + n as i64])), (id, 1, frame(b, n, &[n as i64]))],
+                Delta::default(),
+            ),
+        );
+        if n % 3 == 0 {
+            subject.settle();
+        }
+    }
+    let expected: Vec<i64> = (0..10).flat_map(|n| [n, 100 + n]).collect();
+    assert_eq!(polled(&mut *reader, 0, 0), expected);
+    assert_eq!(polled(&mut *reader, 0, 7), expected[7..]);
+    assert_eq!(polled(&mut *reader, 1, 0), (0..10).collect::<Vec<_>>());
+    assert_eq!(polled(&mut *reader, 1, 10), [] as [i64; 0]);
+}
+
+fn a_turn_is_visible_whole(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 1, 0)).unwrap();
+    let b = subject.engine().create_stream(&stream("f/b", 1, 0)).unwrap();
+    let mut reader = open(subject, &task("f/read/0", &[(a, 0), (b, 0)]));
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    // One output names a partition that does not exist: nothing of the turn may be seen.
+    let bad =
+        turn(1, vec![(a, 0, frame(id, 1, &[1])), (b, 7, frame(id, 1, &[2]))], Delta::default());
+    let ticket = writer.commit(bad);
+    assert!(matches!(writer.settled(ticket), Settlement::Fatal(_)));
+    assert!(!writer.durable(ticket));
+    assert_eq!(polled(&mut *reader, 0, 0), [] as [i64; 0]);
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    committed(
+        &mut *writer,
+        turn(1, vec![(a, 0, frame(id, 1, &[1])), (b, 0, frame(id, 1, &[2]))], Delta::default()),
+    );
+    assert_eq!(polled(&mut *reader, 0, 0), [1]);
+    assert_eq!(polled(&mut *reader, 1, 0), [2]);
+    let tasks = subject.engine().tasks();
+    let found = tasks.iter().find(|(name, ..)| name == "f/write/0").unwrap();
+    assert_eq!((found.1, found.2.turn), (id, 1));
+}
+
+fn an_old_lease_is_fenced(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 1, 0)).unwrap();
+    let mut reader = open(subject, &task("f/read/0", &[(a, 0)]));
+    let mut old = open(subject, &task("f/write/0", &[]));
+    let id = old.task();
+    committed(&mut *old, turn(1, vec![(a, 0, frame(id, 1, &[1]))], Delta::default()));
+    let mut new = open(subject, &task("f/write/0", &[]));
+    assert_eq!(new.task(), id, "a task keeps its number");
+    assert_eq!(new.recovered().progress.turn, 1);
+    let ticket = old.commit(turn(2, vec![(a, 0, frame(id, 2, &[666]))], Delta::default()));
+    assert_eq!(old.settled(ticket), Settlement::Fenced);
+    let again = old.commit(turn(2, vec![], Delta::default()));
+    assert_eq!(old.settled(again), Settlement::Fenced);
+    committed(&mut *new, turn(2, vec![(a, 0, frame(id, 2, &[2]))], Delta::default()));
+    subject.settle();
+    assert!(!old.durable(ticket));
+    assert_eq!(polled(&mut *reader, 0, 0), [1, 2]);
+}
+
+fn opens_are_counted_until_a_commit(subject: &mut dyn Subject) {
+    let spec = task("f/crash/0", &[]);
+    for expected in 1..=3 {
+        assert_eq!(open(subject, &spec).recovered().opens, expected);
+        if expected == 2 {
+            subject.restart();
+        }
+    }
+    let mut lease = open(subject, &spec);
+    assert_eq!(lease.recovered().opens, 4);
+    committed(&mut *lease, turn(1, vec![], Delta::default()));
+    subject.settle();
+    subject.restart();
+    assert_eq!(open(subject, &spec).recovered().opens, 1);
+}
+
+fn restore_gives_the_last_value_of_each_key(subject: &mut dyn Subject) {
+    let spec = task("f/count/0", &[]);
+    let (t, u) = (TableId::of("t"), TableId::of("u"));
+    let mut model = BTreeMap::new();
+    for round in 0..3u64 {
+        let mut lease = open(subject, &spec);
+        assert_eq!(restored(&mut *lease), model, "round {round}");
+        for n in 1..=20u64 {
+            let mut delta = Delta::default();
+            for k in 0..10u64 {
+                // At most one change per table and key in a turn.
+                let key = (3 * k + n % 5).to_be_bytes();
+                let table = if k % 2 == 0 { t } else { u };
+                let value = (n + 100 * round).to_le_bytes();
+                let value = ((n + k + round) % 5 > 0).then_some(&value[..]);
+                delta.push(Change { table, key: &key, value });
+                match value {
+                    Some(value) => model.insert((table, key.to_vec()), value.to_vec()),
+                    None => model.remove(&(table, key.to_vec())),
+                };
+            }
+            committed(&mut *lease, turn(round * 20 + n, vec![], delta));
+        }
+        subject.settle();
+        if round == 1 {
+            subject.restart();
+        }
+    }
+    let mut lease = open(subject, &spec);
+    assert!(lease.recovered().changes_max >= model.len() as u64);
+    assert_eq!(restored(&mut *lease), model);
+}
+
+fn a_restart_keeps_what_was_durable(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 1, 0)).unwrap();
+    let mut reader = open(subject, &task("f/read/0", &[(a, 0)]));
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    let mut last = None;
+    for n in 1..=5 {
+        let mut t = turn(n, vec![(a, 0, frame(id, n, &[n as i64]))], Delta::default());
+        t.progress.note = vec![n as u8; 3];
+        t.progress.clock = Time::from_ms(n as i64);
+        last = Some((committed(&mut *writer, t.clone()), t.progress));
+    }
+    let mut position = turn(1, vec![], Delta::default());
+    position.progress.inputs = vec![InputProgress { keep_from: 1, ..read_up_to(2, 2) }];
+    committed(&mut *reader, position);
+    subject.settle();
+    let (ticket, progress) = last.unwrap();
+    assert!(writer.durable(ticket) && subject.engine().durable(ticket));
+    for _ in 0..3 {
+        subject.restart();
+        let writer = open(subject, &task("f/write/0", &[]));
+        assert_eq!((writer.task(), &writer.recovered().progress), (id, &progress));
+        let mut reader = open(subject, &task("f/read/0", &[(a, 0)]));
+        assert_eq!(reader.recovered().progress.inputs[0].position.frame, 2);
+        assert_eq!(polled(&mut *reader, 0, 1), [2, 3, 4, 5]);
+        let read = subject.engine().read(a, 0, 0, usize::MAX).unwrap();
+        assert_eq!(read.first().map(|(n, _)| *n), Some(1), "frame 0 was trimmed");
+    }
+}
+
+fn frames_are_trimmed_by_keep_from(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 1, 0)).unwrap();
+    let mut reader = open(subject, &task("f/read/0", &[(a, 0)]));
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    for n in 1..=6 {
+        committed(&mut *writer, turn(n, vec![(a, 0, frame(id, n, &[n as i64]))], Delta::default()));
+    }
+    let mut t = turn(1, vec![], Delta::default());
+    t.progress.inputs = vec![InputProgress { keep_from: 2, ..read_up_to(4, 4) }];
+    committed(&mut *reader, t);
+    assert_eq!(subject.engine().streams()[0].frames, [2..6]);
+    assert_eq!(polled(&mut *reader, 0, 2), [3, 4, 5, 6], "it may read again from keep_from");
+    assert!(reader.poll(0, Position { frame: 1, row: 0 }, 1).is_err(), "never a silent gap");
+    // Nonsense must not lose what was not read.
+    let mut t = turn(2, vec![], Delta::default());
+    t.progress.inputs = vec![InputProgress { keep_from: 6, ..read_up_to(5, 5) }];
+    committed(&mut *reader, t);
+    assert_eq!(subject.engine().streams()[0].frames, [5..6]);
+    assert_eq!(subject.engine().streams()[0].appended_rows, 6);
+}
+
+fn the_slowest_consumer_decides_what_is_kept(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 1, 0)).unwrap();
+    let mut fast = open(subject, &task("f/fast/0", &[(a, 0)]));
+    let mut slow = open(subject, &task("f/slow/0", &[(a, 0)]));
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    for n in 1..=4 {
+        committed(&mut *writer, turn(n, vec![(a, 0, frame(id, n, &[n as i64]))], Delta::default()));
+    }
+    let mut t = turn(1, vec![], Delta::default());
+    t.progress.inputs = vec![read_up_to(4, 4)];
+    committed(&mut *fast, t.clone());
+    assert_eq!(subject.engine().streams()[0].frames, [0..4]);
+    subject.settle();
+    subject.restart();
+    let mut slow_again = open(subject, &task("f/slow/0", &[(a, 0)]));
+    assert_eq!(polled(&mut *slow_again, 0, 0), [1, 2, 3, 4]);
+    t.progress.inputs = vec![read_up_to(3, 3)];
+    committed(&mut *slow_again, t);
+    assert_eq!(subject.engine().streams()[0].frames, [3..4]);
+    drop(slow.poll(0, Position::default(), 1));
+}
+
+fn a_late_consumer_starts_at_the_oldest_frame(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 1, 0)).unwrap();
+    let mut first = open(subject, &task("f/first/0", &[(a, 0)]));
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    for n in 1..=4 {
+        committed(
+            &mut *writer,
+            turn(n, vec![(a, 0, frame(id, n, &[n as i64, 0]))], Delta::default()),
+        );
+    }
+    let mut t = turn(1, vec![], Delta::default());
+    t.progress.inputs = vec![read_up_to(3, 6)];
+    committed(&mut *first, t);
+    let mut late = open(subject, &task("f/late/0", &[(a, 0)]));
+    let at = &late.recovered().progress.inputs[0];
+    assert_eq!((at.position.frame, at.keep_from, at.rows), (3, 3, 0));
+    assert_eq!(polled(&mut *late, 0, 3), [4, 0]);
+    assert_eq!(subject.engine().ledger().violations(), [] as [String; 0]);
+    let line = subject.engine().ledger().streams.into_iter().find(|l| l.consumer == "f/late/0");
+    let line = line.unwrap();
+    assert_eq!((line.appended, line.read, line.backlog), (2, 0, 2));
+}
+
+fn unread_streams_keep_what_they_retain(subject: &mut dyn Subject) {
+    let size = frame(TaskId(1), 1, &[1]).bytes().len() as u64;
+    let kept = subject.engine().create_stream(&stream("f/dead", 1, 3 * size)).unwrap();
+    let lost = subject.engine().create_stream(&stream("f/none", 1, 0)).unwrap();
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    for n in 1..=5 {
+        let f = frame(id, n, &[n as i64]);
+        committed(
+            &mut *writer,
+            turn(n, vec![(kept, 0, f.clone()), (lost, 0, f)], Delta::default()),
+        );
+    }
+    subject.settle();
+    for round in 0..2 {
+        let streams = subject.engine().streams();
+        assert_eq!(streams[0].frames, [2..5], "round {round}");
+        assert_eq!(streams[1].frames, [5..5]);
+        assert_eq!((streams[0].appended_rows, streams[1].appended_rows), (5, 5));
+        let read = subject.engine().read(kept, 0, 0, usize::MAX).unwrap();
+        assert_eq!(read.iter().flat_map(|(_, f)| numbers(f)).collect::<Vec<_>>(), [3, 4, 5]);
+        subject.restart();
+    }
+    // A consumer comes: from now on nothing expires.
+    let mut reader = open(subject, &task("f/replay/0", &[(kept, 0)]));
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    for n in 6..=9 {
+        let f = frame(id, n, &[n as i64]);
+        committed(&mut *writer, turn(n, vec![(kept, 0, f)], Delta::default()));
+    }
+    assert_eq!(polled(&mut *reader, 0, 2), [3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(subject.engine().ledger().violations(), [] as [String; 0]);
+}
+
+fn backlog_counts_what_lies_unread(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 2, 0)).unwrap();
+    let mut reader = open(subject, &task("f/read/0", &[(a, 0), (a, 1)]));
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    assert_eq!(subject.engine().backlog(a).rows, 0);
+    let (x, y) = (frame(id, 1, &[1, 2, 3]), frame(id, 1, &[4]));
+    let bytes = (x.bytes().len() + y.bytes().len()) as u64;
+    committed(&mut *writer, turn(1, vec![(a, 0, x), (a, 1, y)], Delta::default()));
+    let backlog = subject.engine().backlog(a);
+    assert_eq!((backlog.rows, backlog.bytes), (4, bytes));
+    let mut t = turn(1, vec![], Delta::default());
+    let part = InputProgress {
+        position: Position { frame: 0, row: 2 },
+        rows: 2,
+        ..InputProgress::default()
+    };
+    t.progress.inputs = vec![part, read_up_to(1, 1)];
+    committed(&mut *reader, t);
+    assert_eq!(subject.engine().backlog(a).rows, 1);
+    subject.settle();
+    subject.restart();
+    assert_eq!(subject.engine().backlog(a).rows, 1);
+}
+
+fn the_ledger_balances(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 2, 0)).unwrap();
+    let mut readers: Vec<_> =
+        (0..2).map(|p| open(subject, &task(&format!("f/read/{p}"), &[(a, p)]))).collect();
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    for n in 1..=6 {
+        let mut t = turn(
+            n,
+            vec![(a, 0, frame(id, n, &[1, 2])), (a, 1, frame(id, n, &[3]))],
+            Delta::default(),
+        );
+        t.progress.counters.source =
+            Some(SourceCounters { units: 4 * n, rows: 3 * n, undecodable: n, skipped: 0 });
+        committed(&mut *writer, t);
+    }
+    for (p, reader) in readers.iter_mut().enumerate() {
+        let rows = if p == 0 { 8 } else { 4 };
+        let mut t = turn(1, vec![], Delta::default());
+        t.progress.inputs = vec![read_up_to(4, rows)];
+        let counted =
+            OperatorCounters { read: rows, processed: rows - 1, late: 1, ..Default::default() };
+        t.progress.counters.operators.insert("count".into(), counted);
+        committed(&mut **reader, t);
+    }
+    subject.settle();
+    for _ in 0..2 {
+        let ledger = subject.engine().ledger();
+        assert_eq!(ledger.violations(), [] as [String; 0]);
+        assert_eq!(ledger.sources["f/write"].units, 24);
+        assert_eq!(ledger.operators["f/read/count"].read, 12);
+        let line = ledger.streams.iter().find(|l| l.stream == "f/a/0").unwrap();
+        assert_eq!((line.appended, line.read, line.backlog, line.expired), (12, 8, 4, 0));
+        subject.restart();
+    }
+    // A consumer that miscounts is noticed.
+    let mut reader = open(subject, &task("f/read/0", &[(a, 0)]));
+    let mut t = turn(2, vec![], Delta::default());
+    t.progress.inputs = vec![read_up_to(5, 9)];
+    committed(&mut *reader, t);
+    assert_eq!(subject.engine().ledger().violations().len(), 1);
+}
+
+fn people_read_only_what_is_durable(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 1, 1 << 20)).unwrap();
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    let ticket =
+        committed(&mut *writer, turn(1, vec![(a, 0, frame(id, 1, &[1]))], Delta::default()));
+    let found = subject.engine().read(a, 0, 0, usize::MAX).unwrap();
+    assert!(subject.engine().durable(ticket) || found.is_empty());
+    subject.settle();
+    assert!(subject.engine().durable(ticket) && writer.durable(ticket));
+    assert_eq!(subject.engine().read(a, 0, 0, usize::MAX).unwrap().len(), 1);
+    assert!(subject.engine().read(a, 1, 0, 1).is_err(), "no such partition");
+}
+
+fn consumers_are_woken(subject: &mut dyn Subject) {
+    let counter = |n: &Arc<AtomicUsize>| {
+        let n = n.clone();
+        Arc::new(move || {
+            n.fetch_add(1, Ordering::SeqCst);
+        }) as millstream_core::engine::Waker
+    };
+    let (reads, writes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let a = subject.engine().create_stream(&stream("f/a", 1, 0)).unwrap();
+    let _reader =
+        open(subject, &TaskSpec { waker: counter(&reads), ..task("f/read/0", &[(a, 0)]) });
+    let mut writer = open(subject, &TaskSpec { waker: counter(&writes), ..task("f/write/0", &[]) });
+    subject.settle();
+    let (reads_before, writes_before) =
+        (reads.load(Ordering::SeqCst), writes.load(Ordering::SeqCst));
+    let id = writer.task();
+    let ticket = writer.commit(turn(1, vec![(a, 0, frame(id, 1, &[1]))], Delta::default()));
+    subject.settle();
+    assert!(writer.durable(ticket));
+    assert!(reads.load(Ordering::SeqCst) > reads_before, "the input has a new frame");
+    assert!(writes.load(Ordering::SeqCst) > writes_before, "the turn is durable");
+}
+
+fn appends_from_outside_are_in_order(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 1, 0)).unwrap();
+    let mut reader = open(subject, &task("f/read/0", &[(a, 0)]));
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    let mut last = Ticket(0);
+    for n in 0..4 {
+        last = subject.engine().append(a, 0, frame(TaskId(0), n, &[2 * n as i64])).unwrap();
+        let f = frame(id, n, &[2 * n as i64 + 1]);
+        committed(&mut *writer, turn(n + 1, vec![(a, 0, f)], Delta::default()));
+    }
+    assert_eq!(polled(&mut *reader, 0, 0), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert!(subject.engine().append(a, 1, frame(TaskId(0), 1, &[1])).is_err());
+    subject.settle();
+    assert!(subject.engine().durable(last));
+    subject.restart();
+    let mut reader = open(subject, &task("f/read/0", &[(a, 0)]));
+    assert_eq!(polled(&mut *reader, 0, 0), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(subject.engine().ledger().violations(), [] as [String; 0]);
+}
+
+fn reading_keeps_to_its_budget(subject: &mut dyn Subject) {
+    let a = subject.engine().create_stream(&stream("f/a", 1, 0)).unwrap();
+    let mut reader = open(subject, &task("f/read/0", &[(a, 0)]));
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let id = writer.task();
+    let size = frame(id, 1, &[1]).bytes().len();
+    for n in 1..=6 {
+        committed(&mut *writer, turn(n, vec![(a, 0, frame(id, n, &[n as i64]))], Delta::default()));
+    }
+    let count = |lease: &mut dyn Lease, from, bytes| {
+        lease.poll(0, Position { frame: from, row: 0 }, bytes).unwrap().len()
+    };
+    assert_eq!(count(&mut *reader, 0, 3 * size), 3);
+    assert_eq!(count(&mut *reader, 0, 1), 1, "at least one");
+    assert_eq!(count(&mut *reader, 5, usize::MAX), 1);
+    assert_eq!(count(&mut *reader, 6, usize::MAX), 0);
+}
