@@ -34,6 +34,13 @@ pub fn peak_rss_bytes() -> u64 {
     status("VmHWM:")
 }
 
+/// Bytes this process has read from files so far, cached or not.
+pub fn read_bytes() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|l| l.strip_prefix("rchar:")).unwrap_or_default();
+    line.trim().parse().unwrap_or(0)
+}
+
 fn status(field: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix(field)).unwrap_or_default();

@@ -53,6 +53,8 @@ pub struct Run {
     pub violations: Vec<String>,
     /// Source lines of the dead letters, in order, where they were asked for.
     pub dead_lines: Vec<u64>,
+    /// Turns by stage.
+    pub stages: BTreeMap<String, u64>,
 }
 
 /// Whether a reading is poisoned: one of each hundred, by hash.
@@ -79,8 +81,12 @@ pub fn run(part: &Part) -> report::Result<Run> {
         What::Poison => node::letters(&running, &flow)?.iter().map(|l| l.place).collect(),
         _ => Vec::new(),
     };
+    let mut stages = BTreeMap::new();
+    for task in running.heart().tasks() {
+        *stages.entry(task.path.stage).or_default() += task.stats.turns;
+    }
     running.stop();
-    Ok(Run { wall_s, totals, violations, dead_lines })
+    Ok(Run { wall_s, totals, violations, dead_lines, stages })
 }
 
 fn baseline(part: &Part, begun: Instant, skip: impl Fn(u64) -> bool) -> report::Result<Run> {
@@ -93,7 +99,7 @@ fn baseline(part: &Part, begun: Instant, skip: impl Fn(u64) -> bool) -> report::
         peak_rss_bytes: machine::peak_rss_bytes(),
         ..Totals::default()
     };
-    Ok(Run { wall_s, totals, violations: Vec::new(), dead_lines: Vec::new() })
+    Ok(Run { wall_s, totals, violations: Vec::new(), dead_lines: vec![], stages: BTreeMap::new() })
 }
 
 fn source(part: &Part) -> Flow {

@@ -6,14 +6,14 @@ use std::{
     time::Duration,
 };
 
-use millstream_core::{Error, Result, engine::Engine};
+use millstream_core::{Error, Key, Result, engine::Engine};
 use millstream_runtime::{
     embedded::{self, EmbeddedEngine},
     node::{FlowState, Node as Heart, Options},
     threads::{ThreadConnectors, Workers, now},
 };
 
-use crate::{flow::Flow, plan::plan};
+use crate::{flow::Flow, host::decode_state, plan::plan, process::Process};
 
 /// What a node is to be; [`Node::start`] makes it run.
 #[derive(Clone, Debug)]
@@ -114,6 +114,16 @@ impl Running {
     /// Every law of the ledger, over what is committed.
     pub fn ledger(&self) -> millstream_core::ledger::Ledger {
         self.engine.ledger()
+    }
+
+    /// The committed state of the process of a kind and key, if there is one.
+    ///
+    /// # Errors
+    /// If the state cannot be read as `P`.
+    pub fn state<P: Process>(&self, kind: &str, key: &Key) -> Result<Option<P>> {
+        let bytes = self.heart.inspect(kind, key.bytes());
+        let state = bytes.map(|b| decode_state(&b)).transpose();
+        state.map_err(|e| Error::corrupt(e.to_string()))
     }
 
     /// Waits until a flow has finished, failed or stopped.
