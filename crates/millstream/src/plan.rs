@@ -26,6 +26,10 @@ use crate::{
 /// Bytes of dead letters, late rows and side outputs that are kept for a reader to come.
 const RETAIN_BYTES: u64 = 1 << 30;
 
+/// A mailbox keeps everything for its task, even while the task has not been opened yet; from then on
+/// it keeps what the task has not read.
+const KEEP_ALL: u64 = u64::MAX;
+
 type CreateStream<'a> = &'a mut dyn FnMut(&StreamSpec) -> Result<StreamId>;
 
 /// The stages of a flow; streams are made (or only numbered) by `create`.
@@ -376,7 +380,7 @@ impl Planner<'_> {
         for &head in heads.iter().filter(|h| !self.step(**h).from.is_empty()) {
             let partitions = self.partitions_of(head);
             let schema = &schemas[&self.step(head).from[0]];
-            let id = stream(self.step(head).name.clone(), schema, partitions, 0)?;
+            let id = stream(self.step(head).name.clone(), schema, partitions, KEEP_ALL)?;
             inboxes.insert(head, Mailbox { stream: id, partitions });
         }
         let mailbox_order: Vec<usize> = heads
