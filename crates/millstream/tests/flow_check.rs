@@ -1,5 +1,7 @@
 //! What does not fit together is said before anything runs: where, what, why, what to do.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use millstream::prelude::*;
 
 #[derive(Serialize, Deserialize)]

@@ -3,6 +3,8 @@
 //! A rule that has to be broken is broken by a comment that says why, on the line or up to three
 //! lines above it: `// Bounded by ...` for a channel, `// Clock: ...` for a clock.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::{
     collections::BTreeSet,
     fs,
