@@ -75,7 +75,9 @@ pub use window::{Accumulator, Aggregate, WINDOW_END, WINDOW_START, Window};
 pub mod prelude {
     pub use std::time::Duration;
 
-    pub use millstream_io::{CsvFile, Discard, Generator, JsonLinesFile, Stdin, Stdout};
+    pub use millstream_io::{
+        CsvFile, Discard, Generator, HttpSource, JsonLinesFile, Stdin, Stdout,
+    };
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{

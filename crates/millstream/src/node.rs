@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use millstream_core::{Error, Result, engine::Engine};
+use millstream_core::{Code, Error, Result, engine::Engine};
 use millstream_io::http::{Server, Setup};
 use millstream_runtime::{
     embedded::{self, EmbeddedEngine},
@@ -130,6 +130,17 @@ impl Running {
     /// # Errors
     /// If it does not fit together, or one of its name runs already.
     pub fn deploy(&self, flow: &Flow) -> Result<()> {
+        for source in &flow.http {
+            let Some(server) = &self.server else {
+                let (flow, source) = (flow.name(), source.name());
+                return Err(Error::new(
+                    Code::Plan,
+                    format!("flow `{flow}`: source `{source}` takes records by HTTP, and the node does not listen"),
+                )
+                .help("let it: Node::embedded(..).http(\"127.0.0.1:7070\")"));
+            };
+            server.register(flow.name(), source)?;
+        }
         let stages = plan(flow, &mut |spec| self.engine.create_stream(spec))?;
         self.heart.deploy(stages, now())
     }

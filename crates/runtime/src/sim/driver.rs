@@ -52,6 +52,7 @@ impl Driver {
         let (outbox, reports) = mpsc::channel();
         thread::spawn(move || {
             REPORT.set(Some(outbox.clone()));
+            crate::catch::without_backtraces();
             while let Ok(job) = inbox.recv() {
                 let done = job();
                 if outbox.send(Stepped::Done(done)).is_err() {
