@@ -157,13 +157,16 @@ enum Wake<I> {
     Timer { clock: usize, now: Time },
 }
 
+/// When processes are due, the earliest first.
+type Heap = BinaryHeap<Reverse<(Time, EntryId)>>;
+
 /// The operator behind [`crate::Flow::process`].
 pub(crate) struct ProcessHost<P: Process> {
     spec: Arc<HostSpec>,
     side_names: Vec<String>,
     fields: Vec<FieldRef>,
     table: Table<Cell<P>>,
-    heaps: [BinaryHeap<Reverse<(Time, EntryId)>>; 2],
+    heaps: [Heap; 2],
     popped: Vec<(usize, Time, EntryId)>,
     effects: Effects<P::Out>,
 }
@@ -238,19 +241,20 @@ impl<P: Process> ProcessHost<P> {
     /// Wakes a process: makes it if need be, calls its handler, keeps what it leaves.
     fn wake(&mut self, entry: EntryId, moment: Moment, wake: Wake<P::In>) -> Result<()> {
         let bytes_max = self.spec.options.state_bytes_max;
-        let mut cell = self.table.value_mut(entry)?.take();
-        let made = cell.is_none();
+        // What a failure leaves half changed is put back by the unit, or undone with the turn.
+        let (key, value) = self.table.key_and_value_mut(entry)?;
+        let made = value.is_none();
         if made && matches!(wake, Wake::Timer { .. }) {
             return Ok(()); // ended since the timer was set
         }
-        let mut cell_value = cell.take().unwrap_or_else(|| Cell {
+        let cell = value.get_or_insert_with(|| Cell {
             state: P::default(),
             timers: Timers::default(),
             scheduled: [Scheduled::No; 2],
             bytes_max,
         });
-        cell_value.bytes_max = bytes_max;
-        let Cell { state, timers, .. } = &mut cell_value;
+        cell.bytes_max = bytes_max;
+        let Cell { state, timers, .. } = cell;
         let fired = match &wake {
             Wake::Timer { clock, now } => match timers.take_due(*clock, *now) {
                 Some((due, name)) => {
@@ -260,15 +264,12 @@ impl<P: Process> ProcessHost<P> {
                     }
                     Some(name)
                 }
-                None => {
-                    *self.table.value_mut(entry)? = Some(cell_value);
-                    return Ok(());
-                }
+                None => return Ok(()),
             },
             Wake::Input(_) => None,
         };
         let mut ctx = Context {
-            key: self.table.key(entry),
+            key,
             moment,
             kind: &self.spec.kind,
             kinds: &self.spec.kinds,
@@ -291,26 +292,24 @@ impl<P: Process> ProcessHost<P> {
             (Wake::Timer { .. }, Some(name)) => state.on_timer(name, &mut ctx)?,
             (Wake::Timer { .. }, None) => {}
         }
-        let stopped = ctx.stopped;
-        if stopped {
+        if ctx.stopped {
             state.terminate(&mut ctx)?;
-        }
-        if !stopped {
-            self.schedule(entry, &mut cell_value);
-            *self.table.value_mut(entry)? = Some(cell_value);
+            *value = None;
+        } else {
+            schedule(&mut self.heaps, entry, cell);
         }
         Ok(())
     }
 
-    fn schedule(&mut self, entry: EntryId, cell: &mut Cell<P>) {
-        for clock in 0..2 {
-            if let Some(due) = cell.timers.earliest(clock)
-                && cell.scheduled[clock].lacks(due)
-            {
-                cell.scheduled[clock] = Scheduled::At(due);
-                self.heaps[clock].push(Reverse((due, entry)));
-            }
-        }
+    /// Whether a process may have a timer of event time that is due; `false` is sure.
+    fn may_be_due(&mut self, entry: EntryId, now: Time) -> Result<bool> {
+        Ok(match self.table.value(entry)? {
+            Some(cell) => match cell.scheduled[0] {
+                Scheduled::No => false,
+                Scheduled::At(time) | Scheduled::Until(time) => time <= now,
+            },
+            None => false,
+        })
     }
 
     /// Fires a process's due timers of one clock, at most `budget`.
@@ -375,6 +374,18 @@ impl<P: Process> ProcessHost<P> {
     }
 }
 
+/// Sees to it that the heaps hold an entry no later than the process's earliest timers.
+fn schedule<P>(heaps: &mut [Heap; 2], entry: EntryId, cell: &mut Cell<P>) {
+    for (clock, heap) in heaps.iter_mut().enumerate() {
+        if let Some(due) = cell.timers.earliest(clock)
+            && cell.scheduled[clock].lacks(due)
+        {
+            cell.scheduled[clock] = Scheduled::At(due);
+            heap.push(Reverse((due, entry)));
+        }
+    }
+}
+
 fn batch<'a, R: serde::Serialize, T: 'a>(
     schema: &SchemaRef,
     rows: &[R],
@@ -420,7 +431,9 @@ impl<P: Process> Operator for ProcessHost<P> {
             let entry = self.table.entry(hash(key), key);
             let stamp = rows.stamp(row);
             let watermark = scope.watermark_at(stamp);
-            self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
+            if self.may_be_due(entry, watermark)? {
+                self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
+            }
             let event_time = times.map(|t| Time::from_ms(t[row]));
             let moment = Moment {
                 now: scope.clock,
@@ -461,7 +474,9 @@ impl<P: Process> Operator for ProcessHost<P> {
                 continue;
             }
             let entry = self.table.entry(hash(&message.key), &message.key);
-            self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
+            if self.may_be_due(entry, watermark)? {
+                self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
+            }
             let event_time = Some(message.event_time).filter(|t| *t != Time::MIN);
             let moment = Moment {
                 now: scope.clock,
@@ -506,13 +521,12 @@ impl<P: Process> Operator for ProcessHost<P> {
                     _ => continue, // another entry counts, or the process has ended
                 }
                 self.fire(entry, clock, now, &mut left, scope)?;
-                if let Some(mut cell) = self.table.value_mut(entry)?.take() {
+                if let Some(cell) = self.table.value_mut(entry)? {
                     // A failed firing has put the process back as it was before the entry went.
                     if cell.scheduled[clock].is_due(due) {
                         cell.scheduled[clock] = Scheduled::No;
                     }
-                    self.schedule(entry, &mut cell);
-                    *self.table.value_mut(entry)? = Some(cell);
+                    schedule(&mut self.heaps, entry, cell);
                 }
             }
         }

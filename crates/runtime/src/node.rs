@@ -254,7 +254,7 @@ impl Node {
         partition: u32,
         gate: Arc<dyn Fn() -> bool + Send + Sync>,
     ) -> SlotId {
-        let id = self.queue.add(flow);
+        let id = self.queue.add(flow, matches!(stage.front, Front::Source(_)));
         let queue = self.queue.clone();
         let around = Surroundings {
             engine: self.engine.clone(),

@@ -32,12 +32,18 @@ enum State {
 
 #[derive(Default)]
 struct Inner {
-    states: Vec<(State, usize)>,
+    tasks: Vec<TaskEntry>,
     flows: BTreeMap<usize, FlowQueue>,
     timers: BinaryHeap<Reverse<(Time, SlotId)>>,
     /// Wake-ups so far; tells whether anything has happened between two looks.
     wakes: u64,
     closed: bool,
+}
+
+struct TaskEntry {
+    state: State,
+    flow: usize,
+    first: bool,
 }
 
 #[derive(Default)]
@@ -59,8 +65,9 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new task of a flow, not to be run before it is switched on.
-    pub fn add(&self, flow: usize) -> SlotId {
+    /// A new task of a flow, not to be run before it is switched on. One that is `first` runs
+    /// before its flow's other tasks.
+    pub fn add(&self, flow: usize, first: bool) -> SlotId {
         let mut inner = self.lock();
         let least = inner.flows.values().map(|f| f.used).min().unwrap_or_default();
         // A new flow starts level with the others instead of catching up on all time past.
@@ -68,8 +75,8 @@ impl Queue {
             .flows
             .entry(flow)
             .or_insert_with(|| FlowQueue { used: least, ..FlowQueue::default() });
-        inner.states.push((State::Off, flow));
-        inner.states.len() - 1
+        inner.tasks.push(TaskEntry { state: State::Off, flow, first });
+        inner.tasks.len() - 1
     }
 
     /// Makes a task ready, if it is not.
@@ -81,8 +88,8 @@ impl Queue {
     /// Lets a task run, from now on.
     pub fn switch_on(&self, slot: SlotId) {
         let mut inner = self.lock();
-        if inner.states[slot].0 == State::Off {
-            inner.states[slot].0 = State::Idle;
+        if inner.tasks[slot].state == State::Off {
+            inner.tasks[slot].state = State::Idle;
         }
         inner.wake(slot);
         drop(inner);
@@ -92,8 +99,8 @@ impl Queue {
     /// Keeps a task from running until it is switched on again.
     pub fn switch_off(&self, slot: SlotId) {
         let mut inner = self.lock();
-        let flow = inner.states[slot].1;
-        inner.states[slot].0 = State::Off;
+        let flow = inner.tasks[slot].flow;
+        inner.tasks[slot].state = State::Off;
         if let Some(flow) = inner.flows.get_mut(&flow) {
             flow.ready.retain(|s| *s != slot);
         }
@@ -124,14 +131,14 @@ impl Queue {
     /// A task has run for `used` and is to run again: at once, at a time, or when it is woken.
     pub fn done(&self, slot: SlotId, used: Duration, again: bool, at: Option<Time>) {
         let mut inner = self.lock();
-        let (state, flow) = inner.states[slot];
+        let TaskEntry { state, flow, .. } = inner.tasks[slot];
         if let Some(flow) = inner.flows.get_mut(&flow) {
             flow.used += used;
         }
         if !matches!(state, State::Running | State::Again) {
             return;
         }
-        inner.states[slot].0 = State::Idle;
+        inner.tasks[slot].state = State::Idle;
         if again || state == State::Again {
             inner.wake(slot);
         } else if let Some(at) = at {
@@ -147,7 +154,7 @@ impl Queue {
     /// Whether none of these tasks is ready or runs, and how often anything was woken so far.
     pub fn quiet(&self, slots: &[SlotId]) -> Option<u64> {
         let inner = self.lock();
-        let quiet = slots.iter().all(|s| matches!(inner.states[*s].0, State::Idle | State::Off));
+        let quiet = slots.iter().all(|s| matches!(inner.tasks[*s].state, State::Idle | State::Off));
         quiet.then_some(inner.wakes)
     }
 
@@ -172,14 +179,14 @@ impl Queue {
 impl Inner {
     fn wake(&mut self, slot: SlotId) {
         self.wakes += 1;
-        let Some((state, flow)) = self.states.get_mut(slot) else { return };
-        match *state {
+        let Some(task) = self.tasks.get_mut(slot) else { return };
+        match task.state {
             State::Idle => {
-                *state = State::Ready;
-                let flow = *flow;
-                self.flows.entry(flow).or_default().ready.push_back(slot);
+                task.state = State::Ready;
+                let ready = &mut self.flows.entry(task.flow).or_default().ready;
+                if task.first { ready.push_front(slot) } else { ready.push_back(slot) }
             }
-            State::Running => *state = State::Again,
+            State::Running => task.state = State::Again,
             State::Ready | State::Again | State::Off => {}
         }
     }
@@ -195,7 +202,7 @@ impl Inner {
         let flow =
             self.flows.values_mut().filter(|f| !f.ready.is_empty()).min_by_key(|f| f.used)?;
         let slot = flow.ready.pop_front()?;
-        self.states[slot].0 = State::Running;
+        self.tasks[slot].state = State::Running;
         Some(slot)
     }
 }
@@ -207,8 +214,8 @@ mod tests {
     #[test]
     fn a_busy_flow_does_not_starve_a_quiet_one() {
         let queue = Queue::default();
-        let busy: Vec<_> = (0..100).map(|_| queue.add(0)).collect();
-        let quiet = queue.add(1);
+        let busy: Vec<_> = (0..100).map(|_| queue.add(0, false)).collect();
+        let quiet = queue.add(1, false);
         busy.iter().chain([&quiet]).for_each(|s| queue.switch_on(*s));
         let mut turns = 0;
         for _ in 0..100 {
@@ -222,7 +229,7 @@ mod tests {
     #[test]
     fn a_wake_up_while_running_is_remembered() {
         let queue = Queue::default();
-        let slot = queue.add(0);
+        let slot = queue.add(0, false);
         queue.switch_on(slot);
         assert_eq!(queue.pop(Time::MIN), Some(slot));
         queue.wake(slot);

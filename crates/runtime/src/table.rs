@@ -174,6 +174,20 @@ impl<V: Value> Table<V> {
         Ok(&mut live.value)
     }
 
+    /// The key, and its value as [`Table::value_mut`] gives it.
+    ///
+    /// # Errors
+    /// As [`Table::value_mut`].
+    #[inline]
+    pub fn key_and_value_mut(
+        &mut self,
+        entry: EntryId,
+    ) -> Result<(&[u8], &mut Option<V>), Failure> {
+        self.value_mut(entry)?;
+        let e = &self.entries[entry.0 as usize];
+        Ok((&e.bytes[..usize::from(e.key_len)], &mut self.live[e.live as usize].value))
+    }
+
     /// The value, to look at.
     ///
     /// # Errors

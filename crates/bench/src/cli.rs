@@ -1,0 +1,102 @@
+//! The command line of the benches.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs one bench and ends with one line of JSON; exits with 1 if a result is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "millstream-bench")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub bench: Bench,
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Readings from a file into windows into a file, against plain Rust.
+    Telemetry(Telemetry),
+    /// `telemetry --process` with one poisoned reading in a hundred.
+    Poison(Telemetry),
+    /// From a panic to the next event of the same key.
+    Restart(Restart),
+    /// Memory and time of ten million live processes.
+    Processes(Processes),
+    /// A node without input.
+    Idle(Idle),
+    /// A part of a bench, in a process of its own.
+    #[command(hide = true)]
+    Part {
+        /// Whose.
+        bench: String,
+        /// What to do, as JSON.
+        part: String,
+    },
+}
+
+/// What all benches take.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+    /// What everything random follows from.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Where the bench keeps its files while it runs, instead of the system's temporary folder.
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+}
+
+/// Arguments of `telemetry` and `poison`.
+#[derive(Clone, Debug, Args)]
+pub struct Telemetry {
+    #[command(flatten)]
+    pub common: Common,
+    /// Readings.
+    #[arg(long, default_value_t = 5_000_000)]
+    pub rows: u64,
+    /// Sensors.
+    #[arg(long, default_value_t = 100_000)]
+    pub sensors: u64,
+    /// With a user-written process instead of the window helper.
+    #[arg(long)]
+    pub process: bool,
+}
+
+/// Arguments of `restart`.
+#[derive(Clone, Debug, Args)]
+pub struct Restart {
+    #[command(flatten)]
+    pub common: Common,
+    /// Panics per round.
+    #[arg(long, default_value_t = 10_000)]
+    pub panics: u64,
+    /// Events a second of other keys, in the second half of a round.
+    #[arg(long, default_value_t = 100_000)]
+    pub others: u64,
+}
+
+/// Arguments of `processes`.
+#[derive(Clone, Debug, Args)]
+pub struct Processes {
+    #[command(flatten)]
+    pub common: Common,
+    /// Processes.
+    #[arg(long, default_value_t = 10_000_000)]
+    pub keys: u64,
+    /// Processes that get a second event.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub again: u64,
+}
+
+/// Arguments of `idle`.
+#[derive(Clone, Debug, Args)]
+pub struct Idle {
+    #[command(flatten)]
+    pub common: Common,
+    /// How long a round looks.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+}
