@@ -217,8 +217,12 @@ impl Planner<'_> {
             }
         }
         if let Some(names) = known {
+            let any = fields.iter().any(|f| names.contains(f.name()));
             for field in &fields {
-                if !names.contains(field.name()) {
+                // One row may lack a field, or be a bad one; a name close to it is a slip.
+                let slip = || nearest(field.name(), names.iter().map(String::as_str)).is_some();
+                let may_lack = source.fields_vary() && (field.is_nullable() || any && !slip());
+                if !names.contains(field.name()) && !may_lack {
                     let names: Vec<&str> = names.iter().map(String::as_str).collect();
                     return Err(missing(
                         self.error(format!(

@@ -3,13 +3,15 @@
 //! A rule that has to be broken is broken by a comment that says why, on the line or up to three
 //! lines above it: `// Bounded by ...` for a channel, `// Clock: ...` for a clock.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
-/// Longest line of Rust, in characters; text in quotes is not broken for it.
+/// Longest line of Rust, in characters; text in quotes and rows of tables are not broken for it.
 const COLUMNS_MAX: usize = 100;
 /// Most lines of a file before its tests.
 const PRODUCTION_LINES_MAX: usize = 800;
@@ -165,7 +167,8 @@ fn a_match_is_not_thrown_away() {
 #[test]
 fn lines_fit_the_page() {
     none(&rust_lines(|_, _, line, _| {
-        (line.chars().count() > COLUMNS_MAX && !line.contains('"')).then_some("too long")
+        let may = line.contains('"') || line.trim_start().starts_with("//! |");
+        (line.chars().count() > COLUMNS_MAX && !may).then_some("too long")
     }));
 }
 

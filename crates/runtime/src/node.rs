@@ -228,7 +228,7 @@ impl Node {
             return Err(Error::new(Code::Conflict, format!("a flow `{name}` runs already")));
         }
         let number = flows.len();
-        let streams: Vec<StreamId> = stages.iter().flat_map(|s| inputs(s)).collect();
+        let streams: Vec<StreamId> = stages.iter().flat_map(inputs).collect();
         let paused = Arc::new(AtomicBool::new(false));
         let gate = self.gate(streams.clone(), paused.clone());
         let mut spec = FlowSpec::new(&name);
@@ -552,11 +552,8 @@ impl Node {
         let path = TaskPath::new(&kind.flow, &kind.name, task);
         let Some((_, slot)) = self.slot(&path) else { return Looked::Missing };
         let tenant = lock(&slot.current).clone();
-        let looked = match tenant.task.try_lock() {
-            Ok(mut task) => task.look(&kind.name, key),
-            Err(_) => Looked::Busy,
-        };
-        looked
+        let task = tenant.task.try_lock();
+        task.map_or(Looked::Busy, |mut task| task.look(&kind.name, key))
     }
 
     /// Says on `$supervisor` that a person has ended a process.

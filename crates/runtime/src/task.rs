@@ -130,13 +130,16 @@ struct Live {
     gated: bool,
     rotation: usize,
     unsettled: VecDeque<Ticket>,
-    awaiting: VecDeque<(Ticket, Vec<Box<dyn FnOnce() + Send>>)>,
+    awaiting: VecDeque<(Ticket, Durable)>,
 }
 
 enum Input {
     Streams(StreamInputs),
     Source(Box<SourceInput>),
 }
+
+/// What a source wants to be called when its turn is durable.
+type Durable = Vec<Box<dyn FnOnce() + Send>>;
 
 /// What a turn takes in, whatever it comes from.
 struct Intake {
@@ -145,7 +148,7 @@ struct Intake {
     next: Progress,
     status: Status,
     rows: usize,
-    durable: Vec<Box<dyn FnOnce() + Send>>,
+    durable: Durable,
 }
 
 impl Task {
