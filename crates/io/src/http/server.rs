@@ -251,7 +251,7 @@ fn cannot_listen(address: SocketAddr, e: &std::io::Error) -> Error {
         std::io::ErrorKind::AddrInUse => {
             Error::new(Code::InUse, format!("{address} is in use by another program"))
                 .help(format!("is it a node? ask it:    millstream status --node {address}"))
-                .help("or take another port:     --listen 127.0.0.1:0 takes any free one")
+                .help("or take another port:    --listen 127.0.0.1:0 takes any free one")
         }
         std::io::ErrorKind::PermissionDenied => {
             Error::io(address, e).help("ports below 1024 are for the system; take a higher one")

@@ -1,5 +1,7 @@
 //! A client that speaks just enough HTTP, so that the server is judged from outside.
 
+#![allow(dead_code, reason = "not every test asks everything")]
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -60,7 +62,6 @@ pub fn post(node: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) 
 }
 
 /// Gets something.
-#[allow(dead_code, reason = "not every test asks")]
 pub fn get(node: SocketAddr, path: &str) -> Answer {
     ask(node, "GET", path, &[], b"").unwrap()
 }
