@@ -5,7 +5,10 @@ mod http;
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::{Condvar, Mutex},
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use http::{ask, get, post};
@@ -21,6 +24,8 @@ struct Reading {
 /// Lets a handler wait until a test lets it go.
 static HELD: Mutex<bool> = Mutex::new(false);
 static LET_GO: Condvar = Condvar::new();
+/// Whether a handler waits.
+static INSIDE: AtomicBool = AtomicBool::new(false);
 
 #[derive(Default, Serialize, Deserialize)]
 struct Sensor {
@@ -33,6 +38,7 @@ impl Process for Sensor {
 
     fn handle(&mut self, reading: Reading, ctx: &mut Context<Self>) -> Result<()> {
         if ctx.key() == "stuck" {
+            INSIDE.store(true, Ordering::SeqCst);
             drop(LET_GO.wait_while(HELD.lock().unwrap(), |held| *held).unwrap());
         }
         self.readings += 1;
@@ -184,7 +190,8 @@ fn a_stuck_handler_means_429_and_the_control_plane_answers() {
         }
     });
     // The only worker is in the handler from here on.
-    while !get(address, "/v1/status").json()["in_step"].to_string().contains("/sensor/") {}
+    while !INSIDE.load(Ordering::SeqCst) {}
+    assert!(get(address, "/v1/status").json()["in_step"].to_string().contains("/sensor/"));
     let answer = send("e");
     assert_eq!((answer.status, answer.has("retry-after: 1")), (429, true));
     for path in ["/v1/status", "/v1/flows", "/v1/streams", "/v1/ledger", "/metrics", "/health"] {
