@@ -149,6 +149,21 @@ pub trait Engine: Send + Sync {
     /// Every law, line by line, over committed counters.
     fn ledger(&self) -> Ledger;
 
+    /// Names everything that was committed so far: what was looked at may leave the node once
+    /// this is durable.
+    fn committed(&self) -> Ticket;
+
+    /// Hands out a task's committed state, as [`Lease::restore`] does; for people, and without
+    /// taking the task over. A later change of a key replaces an earlier one.
+    ///
+    /// # Errors
+    /// [`crate::Code::Unknown`] if there is no such task, else as [`Lease::restore`].
+    fn visit_state(
+        &self,
+        task: TaskId,
+        take: &mut dyn FnMut(Change<'_>) -> Result<()>,
+    ) -> Result<()>;
+
     /// The committed progress of every task that exists, by name.
     fn tasks(&self) -> Vec<(String, TaskId, Progress)>;
 

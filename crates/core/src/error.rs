@@ -77,6 +77,30 @@ impl Code {
         }
     }
 
+    /// The inverse of [`Code::id`].
+    pub fn from_id(id: &str) -> Option<Code> {
+        use Code::*;
+        let all = [
+            Corrupt,
+            Conflict,
+            InUse,
+            DiskFull,
+            Io,
+            Fenced,
+            Plan,
+            Unknown,
+            StateVersion,
+            Input,
+            Limit,
+            Unreachable,
+            Permission,
+            Failed,
+            Stopped,
+            Bug,
+        ];
+        all.into_iter().find(|code| code.id() == id)
+    }
+
     /// Who can do something about it.
     pub fn kind(self) -> Kind {
         match self {

@@ -84,7 +84,18 @@ pub type Port = usize;
 pub struct Probe {
     run: AtomicU64,
     call: AtomicU64,
-    plan: Mutex<Vec<Position>>,
+    plan: Mutex<TurnPlan>,
+}
+
+/// Which rows a turn reads, so that it can be run again as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TurnPlan {
+    /// The number of the turn before it.
+    pub after: u64,
+    /// Where it starts, per input.
+    pub from: Vec<Position>,
+    /// Where it ends.
+    pub to: Vec<Position>,
 }
 
 impl Probe {
@@ -109,13 +120,13 @@ impl Probe {
         self.call.store(0, Ordering::Relaxed);
     }
 
-    /// Remembers up to where the turn reads, so that it can be run again as it was.
-    pub fn set_plan(&self, plan: Vec<Position>) {
+    /// Remembers what the turn reads.
+    pub fn set_plan(&self, plan: TurnPlan) {
         *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = plan;
     }
 
-    /// Up to where the turn reads.
-    pub fn plan(&self) -> Vec<Position> {
+    /// What the turn reads.
+    pub fn plan(&self) -> TurnPlan {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -11,6 +11,7 @@ mod discard;
 mod fields;
 pub mod file;
 mod generator;
+pub mod http;
 pub mod json;
 mod lines;
 mod number;
@@ -19,6 +20,7 @@ mod pool;
 pub mod rng;
 pub mod stdio;
 mod unit;
+pub mod view;
 
 pub use csv::CsvDecoder;
 pub use discard::Discard;

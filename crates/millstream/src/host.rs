@@ -464,7 +464,12 @@ impl<P: Process> Operator for ProcessHost<P> {
             let watermark = scope.watermark.max(scope.others.min(scope.watermark));
             if message.kind != MailKind::Sent {
                 // A kill ends the process as it lives; what it has committed is what it resumes
-                // from, so there is nothing to change. Other kinds are reserved.
+                // from, so nothing changes that is durable. Other kinds are reserved.
+                if message.kind == MailKind::Kill
+                    && let Some(entry) = self.table.find(hash(&message.key), &message.key)
+                {
+                    self.table.forget(entry);
+                }
                 scope.out.counters.processed += 1;
                 continue;
             }

@@ -6,14 +6,18 @@ use std::{
     time::Duration,
 };
 
-use millstream_core::{Error, Key, Result, engine::Engine};
+use millstream_core::{Error, Result, engine::Engine};
+use millstream_io::http::{Server, Setup};
 use millstream_runtime::{
     embedded::{self, EmbeddedEngine},
     node::{FlowState, Node as Heart, Options},
     threads::{ThreadConnectors, Workers, now},
 };
 
-use crate::{flow::Flow, host::decode_state, plan::plan, process::Process};
+use crate::{flow::Flow, plan::plan, target::show};
+
+/// How often a draining node is looked at.
+const DRAIN_EVERY: Duration = Duration::from_millis(5);
 
 /// What a node is to be; [`Node::start`] makes it run.
 #[derive(Clone, Debug)]
@@ -22,6 +26,7 @@ pub struct Node {
     engine: embedded::Options,
     options: Options,
     workers: usize,
+    http: Option<String>,
 }
 
 impl Node {
@@ -32,7 +37,16 @@ impl Node {
             engine: embedded::Options::default(),
             options: Options::default(),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
+            http: None,
         }
+    }
+
+    /// Listens for HTTP: records come in and the control API answers. An address such as
+    /// `127.0.0.1:7070`, or a port on 127.0.0.1 such as `:7070`; `:0` takes any free one. See
+    /// [`millstream_io::http`] for what is asked and who may ask.
+    pub fn http(mut self, listen: impl Into<String>) -> Node {
+        self.http = Some(listen.into());
+        self
     }
 
     /// Changes the engine's options.
@@ -64,7 +78,11 @@ impl Node {
         let connectors = ThreadConnectors::start(self.workers)?;
         let heart = Heart::new(engine.clone(), connectors, self.options)?;
         let workers = Workers::start(heart.clone(), self.workers)?;
-        Ok(Running { heart, engine, workers, threads: Some(threads) })
+        let mut running = Running { heart, engine, workers, threads: Some(threads), server: None };
+        if let Some(listen) = self.http {
+            running.listen(listen)?;
+        }
+        Ok(running)
     }
 
     /// Starts, runs one flow to its end and stops.
@@ -89,9 +107,24 @@ pub struct Running {
     engine: Arc<EmbeddedEngine>,
     workers: Arc<Workers>,
     threads: Option<embedded::Threads>,
+    server: Option<Server>,
 }
 
 impl Running {
+    fn listen(&mut self, listen: String) -> Result<()> {
+        let server = Server::start(Setup { listen, node: self.heart.clone(), show: show() })?;
+        if let Some(lock) = self.engine.dir_lock() {
+            lock.announce(&format!("http://{}", server.address()))?;
+        }
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// Where it listens for HTTP, if it does.
+    pub fn http(&self) -> Option<std::net::SocketAddr> {
+        self.server.as_ref().map(Server::address)
+    }
+
     /// Adds a flow.
     ///
     /// # Errors
@@ -116,16 +149,6 @@ impl Running {
         self.engine.ledger()
     }
 
-    /// The committed state of the process of a kind and key, if there is one.
-    ///
-    /// # Errors
-    /// If the state cannot be read as `P`.
-    pub fn state<P: Process>(&self, kind: &str, key: &Key) -> Result<Option<P>> {
-        let bytes = self.heart.inspect(kind, key.bytes());
-        let state = bytes.map(|b| decode_state(&b)).transpose();
-        state.map_err(|e| Error::corrupt(e.to_string()))
-    }
-
     /// Waits until a flow has finished, failed or stopped.
     pub fn wait(&self, flow: &str) -> FlowState {
         loop {
@@ -140,6 +163,20 @@ impl Running {
         }
     }
 
+    /// Takes nothing in any more and works off what was taken in, for at most `wait`. Whether
+    /// everything was worked off; what was not is still there when the node starts again.
+    pub fn drain(&self, wait: Duration) -> bool {
+        self.heart.drain();
+        let begun = std::time::Instant::now();
+        while !self.heart.is_drained() {
+            if begun.elapsed() > wait {
+                return false;
+            }
+            std::thread::sleep(DRAIN_EVERY);
+        }
+        true
+    }
+
     /// Stops: running turns end, everything committed becomes durable.
     pub fn stop(mut self) {
         self.shut();
@@ -148,6 +185,8 @@ impl Running {
     fn shut(&mut self) {
         self.workers.stop();
         drop(self.threads.take());
+        // Last, so that whoever asks meanwhile gets an answer.
+        drop(self.server.take());
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use arrow_schema::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
 use millstream_core::{
-    Code, Error, Result, connector::Source, engine::StreamSpec, key::is_key_type, letter,
+    Code, Error, Result, connector::Source, engine::StreamSpec, key::is_key_type, letter, nearest,
     operator::Operator, turn::StreamId,
 };
 use millstream_runtime::stage::{
@@ -130,9 +130,10 @@ impl Planner<'_> {
                     for column in columns {
                         let field = self.column(&schema, column, "key_by")?;
                         if !is_key_type(field.data_type()) {
+                            let is = field.data_type();
                             return Err(self
-                                .error(format!("column `{column}` is of type {} and cannot be a key", field.data_type()))
-                                .help("keys are made of booleans, integers, text, bytes and timestamps"));
+                                .error(format!("column `{column}` is {is} and cannot be a key"))
+                                .help("a key is text, an integer, a bool, bytes or a timestamp"));
                         }
                     }
                     schemas.insert((at, 0), schema);
@@ -150,6 +151,7 @@ impl Planner<'_> {
                     let schema = need()?;
                     let keys = self.keys_of(at)?;
                     self.column(&schema, &window.time, &step.name)?;
+                    self.has_event_time(at)?;
                     for aggregate in aggregates {
                         if let Some(column) = aggregate.column() {
                             self.column(&schema, column, &step.name)?;
@@ -201,9 +203,10 @@ impl Planner<'_> {
                     if *field.data_type() == DataType::Utf8
                         && wanted.strong.iter().any(|f| f.name() == &spec.column) =>
                 {
+                    let column = &spec.column;
                     return Err(self
-                        .error(format!("event time `{}` is read as text by a later step", spec.column))
-                        .help("make the field an i64 (milliseconds since 1970) or a millistream::Time"));
+                        .error(format!("event time `{column}` is read as text by a later step"))
+                        .help("make the field a millstream::Time, or an i64 (ms since 1970)"));
                 }
                 Some(field) => *field = Arc::new(time),
                 None => fields.push(Arc::new(time)),
@@ -265,12 +268,42 @@ impl Planner<'_> {
         })
     }
 
-    /// Every field a row type needs must be there; an `Option` may be missing.
+    /// Every field a row type needs must be there, as what it is read as; an `Option` may be
+    /// missing.
     fn has(&self, schema: &SchemaRef, fields: &[FieldRef], step: &str) -> Result<()> {
-        fields
-            .iter()
-            .filter(|f| !f.is_nullable())
-            .try_for_each(|f| self.column(schema, f.name(), step).map(|_| ()))
+        for field in fields {
+            let column = match schema.field_with_name(field.name()) {
+                Err(_) if field.is_nullable() => continue,
+                _ => self.column(schema, field.name(), step)?,
+            };
+            let (is, read) = (column.data_type(), field.data_type());
+            if sort(is).zip(sort(read)).is_some_and(|(is, read)| is != read) {
+                return Err(self
+                    .error(format!(
+                        "column `{}` is {is}, and `{step}` reads it as {read}",
+                        field.name()
+                    ))
+                    .help("change the field's type, or the step before, so that they agree"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A window closes when time passes its end, and only a source with event time moves time.
+    fn has_event_time(&self, at: usize) -> Result<()> {
+        for producer in self.producers(at) {
+            match &self.step(producer.0).kind {
+                StepKind::Source { event_time: Some(_), .. } => {}
+                StepKind::Source { .. } => {
+                    let source = &self.step(producer.0).name;
+                    return Err(self
+                        .error(format!("source `{source}` has no event time, so no window closes"))
+                        .help("put `.event_time(column, delay)` behind the source"));
+                }
+                _ => self.has_event_time(producer.0)?,
+            }
+        }
+        Ok(())
     }
 
     /// The key columns a keyed step reads by.
@@ -624,25 +657,21 @@ impl Wanted {
     }
 }
 
+/// What sort of value a column holds, where another sort cannot be read from it.
+fn sort(data_type: &DataType) -> Option<&'static str> {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 => Some("text"),
+        DataType::Boolean => Some("truth"),
+        DataType::Timestamp(..) => Some("number"), // milliseconds, or a `Time`
+        other if other.is_numeric() => Some("number"),
+        _ => None,
+    }
+}
+
 fn missing(error: Error, name: &str, names: &[&str]) -> Error {
-    let near =
-        names.iter().copied().min_by_key(|n| distance(n, name)).filter(|n| distance(n, name) <= 3);
+    let near = nearest(name, names.iter().copied());
     match near {
         Some(near) => error.help(format!("did you mean `{near}`?")),
         None => error.help(format!("it has: {}", names.join(", "))),
     }
-}
-
-/// Edit distance, for "did you mean".
-pub(crate) fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.chars().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            let cheapest = change.min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], cheapest);
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }

@@ -154,6 +154,11 @@ impl<P: Process> Context<'_, P> {
         }
     }
 
+    /// The process's own key, to send to itself or to its namesake of another kind.
+    pub fn own_key(&self) -> Key {
+        Key::from_bytes(self.key)
+    }
+
     /// The turn's clock: the same when a turn runs again.
     pub fn now(&self) -> Time {
         self.moment.now
@@ -162,6 +167,11 @@ impl<P: Process> Context<'_, P> {
     /// The event's time; `None` if its stream has none.
     pub fn event_time(&self) -> Option<Time> {
         self.moment.event_time
+    }
+
+    /// The event's time, or the time a timer was due; the turn's clock if there is neither.
+    pub fn time(&self) -> Time {
+        self.moment.event_time.unwrap_or(self.moment.now)
     }
 
     /// No event before this time is expected any more.
@@ -214,12 +224,14 @@ impl<P: Process> Context<'_, P> {
         self.timers.cancel(name);
     }
 
-    /// Sends a message to the process of kind `Q` with this key, even to oneself.
+    /// Sends a message to the process of kind `Q` with this key, even to oneself. A key is text,
+    /// an `i64`, or a [`Key`] of several parts.
     ///
     /// # Errors
     /// If the flow has no such kind, the message cannot be serialised, or it is the result of more
     /// than 1,000 messages.
-    pub fn send<Q: Process>(&mut self, key: &Key, message: &Q::In) -> Result<()> {
+    pub fn send<Q: Process>(&mut self, key: impl Into<Key>, message: &Q::In) -> Result<()> {
+        let key = key.into();
         let (mailbox, _) = self.kinds.0.get(&TypeId::of::<Q>()).ok_or_else(|| {
             Failure::new(format!("the flow has no process kind {}", std::any::type_name::<Q>()))
         })?;
@@ -271,6 +283,11 @@ impl Timers {
     /// The earliest timer of a clock (0 event, 1 processing).
     pub fn earliest(&self, clock: usize) -> Option<Time> {
         self.0.iter().find(|t| t.2 == clock).map(|t| t.0)
+    }
+
+    /// When, name and clock of each, the earliest first.
+    pub fn all(&self) -> impl Iterator<Item = (Time, &str, usize)> {
+        self.0.iter().map(|(due, name, clock)| (*due, &**name, *clock))
     }
 
     /// Takes the earliest timer of a clock that is due.

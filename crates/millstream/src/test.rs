@@ -21,6 +21,7 @@ use millstream_core::{
     letter::{self, Letter},
 };
 use millstream_io::{JsonDecoder, JsonEncoder, Place};
+pub use millstream_runtime::sim::hang;
 use millstream_runtime::sim::{Coverage, Setup, World};
 use serde_json::Value;
 

@@ -35,7 +35,7 @@ fn random_flows_equal_the_oracle() {
 
 /// A run that has met none of a fault proves nothing about it.
 fn check_coverage(all: &[Coverage]) {
-    let met: [(&str, fn(&Coverage) -> u64); 14] = [
+    let met: [(&str, fn(&Coverage) -> u64); 16] = [
         ("fence", |c| c.engine.fence),
         ("unknown commit", |c| c.engine.unknown),
         ("retry", |c| c.engine.retry),
@@ -50,6 +50,8 @@ fn check_coverage(all: &[Coverage]) {
         ("trim", |c| c.trims),
         ("compaction", |c| c.compactions),
         ("crash", |c| c.crashes),
+        ("crash in compaction", |c| c.compactions_cut),
+        ("watchdog", |c| c.watchdog),
     ];
     for (name, count) in met {
         let total: u64 = all.iter().map(count).sum();

@@ -22,11 +22,18 @@ pub const PLACES_MAX: usize = 1000;
 
 thread_local! {
     static CATCHING: Cell<bool> = const { Cell::new(false) };
+    static PLAIN: Cell<bool> = const { Cell::new(false) };
     static CAUGHT: RefCell<Option<Failure>> = const { RefCell::new(None) };
 }
 
 static BACKTRACES: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Default::default);
 static HOOK: Once = Once::new();
+
+/// Leaves backtraces out of failures caught on this thread: their text depends on what else the
+/// process has done, and a simulation must not.
+pub fn without_backtraces() {
+    PLAIN.set(true);
+}
 
 /// Runs `f`; a panic in it becomes a [`Failure`] with place and backtrace.
 pub fn catch(f: &mut dyn FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
@@ -54,7 +61,7 @@ fn install_hook() {
             .or_else(|| info.payload().downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "a panic whose payload is no text".into());
         let place = info.location().map(Location::to_string).unwrap_or_default();
-        let backtrace = backtrace(&place);
+        let backtrace = if PLAIN.get() { String::new() } else { backtrace(&place) };
         CAUGHT.set(Some(Failure {
             message: format!("panic '{message}' at {place}"),
             backtrace,

@@ -20,6 +20,7 @@ use millstream_core::{
     Batch, Code, Error, FrameHeader, FrameKind, Result, Status, Time,
     engine::{Engine, StreamSpec},
     frame::{FrameEncoder, fingerprint},
+    key::{Slot as KeySlot, display},
     operator::Probe,
     turn::{StreamId, TaskId},
 };
@@ -27,7 +28,7 @@ use millstream_core::{
 use crate::{
     connect::Connectors,
     queue::{Queue, SlotId},
-    stage::{Front, Stage},
+    stage::{Front, Mailbox, Stage},
     supervisor::{
         Exit, FlowSpec, Report, TaskPath, Throttle, Tree, report,
         tree::{Decision, Event},
@@ -84,6 +85,30 @@ pub struct TaskInfo {
     pub stats: TaskStats,
     /// Keys that live there.
     pub keys: usize,
+    /// Whether a step of it is running just now.
+    pub running: bool,
+}
+
+/// A process kind that runs here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KindInfo {
+    /// The flow it belongs to.
+    pub flow: String,
+    /// Its name, which is also its stage's.
+    pub name: String,
+    /// Where its messages go.
+    pub mailbox: Mailbox,
+}
+
+/// What a look at a process has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// Its committed bytes.
+    Found(Vec<u8>),
+    /// There is no such process.
+    Missing,
+    /// Its task is in the middle of a step, or is being opened: ask again, or ask the engine.
+    Busy,
 }
 
 /// One running node.
@@ -129,6 +154,9 @@ struct Tenant {
     /// When the running step began, ms; i64::MIN while none runs.
     since: AtomicI64,
     ended: AtomicBool,
+    /// What is to be known without waiting for the task: as of its last step.
+    keys: AtomicU64,
+    stats: Mutex<TaskStats>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -289,7 +317,13 @@ impl Node {
         let tenant = lock(&slot.current).clone();
         let begun = clock();
         tenant.since.store(now.ms(), Ordering::Relaxed);
-        let did = lock(&tenant.task).step(now);
+        let did = {
+            let mut task = lock(&tenant.task);
+            let did = task.step(now);
+            tenant.keys.store(task.keys() as u64, Ordering::Relaxed);
+            *lock(&tenant.stats) = task.stats();
+            did
+        };
         tenant.since.store(i64::MIN, Ordering::Relaxed);
         let used = clock().saturating_sub(begun);
         if !Arc::ptr_eq(&tenant, &lock(&slot.current)) {
@@ -490,14 +524,46 @@ impl Node {
         let slots = lock(&self.slots).clone();
         let info = |slot: Arc<Slot>| {
             let tenant = lock(&slot.current).clone();
-            // A task that is running just now is not waited for: it may run for long.
-            let (stats, keys) = match tenant.task.try_lock() {
-                Ok(mut task) => (task.stats(), task.keys()),
-                Err(_) => (TaskStats::default(), 0),
-            };
-            TaskInfo { path: slot.path.clone(), stats, keys }
+            // The task itself is not asked: it may be running, for long.
+            let (stats, keys) = (*lock(&tenant.stats), tenant.keys.load(Ordering::Relaxed));
+            let running = tenant.since.load(Ordering::Relaxed) != i64::MIN;
+            TaskInfo { path: slot.path.clone(), stats, keys: keys as usize, running }
         };
         slots.into_iter().map(info).collect()
+    }
+
+    /// The process kinds that run here, in the order of their flows.
+    pub fn kinds(&self) -> Vec<KindInfo> {
+        let slots = lock(&self.slots).clone();
+        let kind = |slot: Arc<Slot>| {
+            let mailbox =
+                slot.stage.mailboxes.iter().find(|m| inputs(&slot.stage).contains(&m.stream));
+            let (flow, name) = (slot.path.flow.clone(), slot.path.stage.clone());
+            mailbox.map(|mailbox| KindInfo { flow, name, mailbox: *mailbox })
+        };
+        slots.into_iter().filter(|slot| slot.path.task == 0).filter_map(kind).collect()
+    }
+
+    /// The committed state of a process, without waiting for its task.
+    pub fn look(&self, kind: &KindInfo, key: &[u8]) -> Looked {
+        let task = KeySlot::of(key).partition(kind.mailbox.partitions);
+        let path = TaskPath::new(&kind.flow, &kind.name, task);
+        let Some((_, slot)) = self.slot(&path) else { return Looked::Missing };
+        let tenant = lock(&slot.current).clone();
+        let looked = match tenant.task.try_lock() {
+            Ok(mut task) => task.look(&kind.name, key),
+            Err(_) => Looked::Busy,
+        };
+        looked
+    }
+
+    /// Says on `$supervisor` that a person has ended a process.
+    pub fn note_kill(&self, kind: &KindInfo, key: &[u8], now: Time) {
+        let task = KeySlot::of(key).partition(kind.mailbox.partitions);
+        let task = TaskPath::new(&kind.flow, &kind.name, task);
+        let reason = format!("{}/{} was killed by request", kind.name, display(key));
+        let (what, code) = (crate::supervisor::What::Killed, String::new());
+        self.tell(Event::Noted { task, what, code, reason, count: 1 }, now);
     }
 
     /// The committed state of a process, found on whichever task has it.
@@ -513,6 +579,11 @@ impl Node {
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         lock(&self.flows).values().for_each(|f| f.paused.store(true, Ordering::Relaxed));
+    }
+
+    /// Whether [`Node::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Whether nothing is left to work off: all streams are read and no task is ready.
@@ -581,6 +652,8 @@ fn tenant(task: Task) -> Arc<Tenant> {
         task: Mutex::new(task),
         since: AtomicI64::new(i64::MIN),
         ended: AtomicBool::new(false),
+        keys: AtomicU64::new(0),
+        stats: Mutex::default(),
     })
 }
 

@@ -8,7 +8,9 @@
 //! What is not: scheduler, supervisor, tasks, operators, sinks' protocol, the embedded engine.
 
 pub mod connectors;
+mod driver;
 pub mod faults;
 mod world;
 
+pub use driver::hang;
 pub use world::{Coverage, Setup, World};

@@ -157,6 +157,8 @@ pub struct Limits {
     pub firings_max: usize,
     /// How long a watermark may wait for rows to travel with.
     pub watermark_every: Duration,
+    /// Announced attempts after which the event of a cautious task is set aside unexecuted.
+    pub attempts_max: u32,
 }
 
 impl Default for Limits {
@@ -166,6 +168,7 @@ impl Default for Limits {
             bytes_max: 8 << 20,
             firings_max: 16_384,
             watermark_every: Duration::from_millis(100),
+            attempts_max: 3,
         }
     }
 }

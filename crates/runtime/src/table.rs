@@ -211,6 +211,15 @@ impl<V: Value> Table<V> {
         Ok(e.live)
     }
 
+    /// Forgets a key's decoded value, unless this turn has touched it: the next look decodes the
+    /// sealed bytes.
+    pub fn forget(&mut self, entry: EntryId) {
+        let live = self.entries[entry.0 as usize].live;
+        if live != NONE && !self.live[live as usize].touched {
+            self.drop_live(entry.0);
+        }
+    }
+
     /// Remembers a key's value before a unit.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use millstream_core::{
     key::display,
     letter::Letter,
     mutant::{self, Mutant},
-    operator::{Mode, Probe},
+    operator::{Mode, Probe, TurnPlan},
     table::StateTable,
     turn::{InputProgress, Position, Progress, TaskId},
 };
@@ -41,6 +41,7 @@ use self::{
 };
 use crate::{
     connect::Connectors,
+    node::Looked,
     stage::{Front, Stage},
 };
 
@@ -48,8 +49,6 @@ use crate::{
 const CAREFUL_TURNS: u32 = 16;
 /// Unsettled turns of one task.
 const IN_FLIGHT_MAX: usize = 2;
-/// Attempts after which the event of a cautious task is set aside unexecuted.
-const ATTEMPTS_MAX: u32 = 3;
 /// How often a paused source looks whether it may go on.
 const GATE_EVERY: Duration = Duration::from_millis(5);
 /// State restored in one step, in bytes.
@@ -91,10 +90,8 @@ pub struct Task {
     around: Surroundings,
     probe: Arc<Probe>,
     live: Option<Live>,
-    /// A call that never returned in the turn that follows the last committed one.
-    suspect: Option<u64>,
-    /// Up to where that turn read.
-    plan: Vec<Position>,
+    /// A call that never returned, and the turn it was made in.
+    suspect: Option<(u64, TurnPlan)>,
     stats: TaskStats,
 }
 
@@ -162,7 +159,6 @@ impl Task {
             probe,
             live: None,
             suspect: None,
-            plan: Vec::new(),
             stats: TaskStats::default(),
         }
     }
@@ -182,10 +178,30 @@ impl Task {
         self.stats
     }
 
-    /// Never runs call `call` of the next turn, which reads up to `plan`: it did not return.
-    pub fn suspect(&mut self, call: u64, plan: Vec<Position>) {
-        self.suspect = Some(call);
-        self.plan = plan;
+    /// Never runs call `call` of the turn that `plan` names: it did not return.
+    pub fn suspect(&mut self, call: u64, plan: TurnPlan) {
+        self.suspect = Some((call, plan));
+    }
+
+    /// Up to where the next turn may read so that a suspect is met in the same turn again, and
+    /// which call of it must not be executed.
+    fn caution(&mut self, progress: &Progress) -> (Vec<Position>, Option<u64>) {
+        let Some((call, plan)) = &self.suspect else { return (Vec::new(), None) };
+        let at: Vec<Position> = progress.inputs.iter().map(|i| i.position).collect();
+        let reached = |to: &[Position]| at.iter().zip(to).all(|(at, to)| at >= to);
+        match () {
+            // Turns before it were handed in but never committed: they come first.
+            _ if !reached(&plan.from) => (plan.from.clone(), None),
+            _ if at == plan.from && (!at.is_empty() || progress.turn == plan.after) => {
+                (plan.to.clone(), Some(*call))
+            }
+            // It was committed after all, or cut otherwise; if the call hangs again, it is found
+            // again.
+            _ => {
+                self.suspect = None;
+                (Vec::new(), None)
+            }
+        }
     }
 
     /// Drops lease and live state; the next step opens the task again.
@@ -199,6 +215,14 @@ impl Task {
         let operator = live.chain.operators().iter_mut().find(|o| o.name() == kind)?;
         let tables = operator.tables();
         tables.into_iter().find_map(|t| t.sealed(key).map(<[u8]>::to_vec))
+    }
+
+    /// As [`Task::inspect`], but tells a missing process from a task that is not ready.
+    pub fn look(&mut self, kind: &str, key: &[u8]) -> Looked {
+        if self.live.as_ref().is_none_or(|l| !l.restored) {
+            return Looked::Busy;
+        }
+        self.inspect(kind, key).map_or(Looked::Missing, Looked::Found)
     }
 
     /// How many keys live here.
@@ -273,7 +297,8 @@ impl Task {
             progress,
             status: Status::Active,
             restored: false,
-            more: true,
+            // Firings may have been cut short; but a turn that hung is run again as it was.
+            more: self.suspect.is_none(),
             careful: 0,
             cautious_rows: if cautious { self.stage.limits.rows_max } else { 0 },
             held: None,
@@ -312,9 +337,13 @@ impl Task {
 
     /// Takes in, runs and commits one turn, if there is anything to do.
     fn turn(&mut self, live: &mut Live, clock: Time) -> Result<Did> {
+        let suspected = self.suspect.is_some();
+        let (until, suspect) = self.caution(&live.progress);
+        // Without a turn to repeat, firings that were cut short come first, as after any opening.
+        live.more |= suspected && self.suspect.is_none();
         let intake = match live.held.take() {
             Some(intake) => intake,
-            None => self.intake(live, clock)?,
+            None => self.intake(live, &until, clock)?,
         };
         let due = live.chain.wake_at().is_some_and(|t| t <= clock);
         let moved = intake.next.watermark > live.progress.watermark || intake.status != live.status;
@@ -326,23 +355,31 @@ impl Task {
         let every = self.stage.limits.watermark_every;
         let owed = live.exchange.owes_watermark(live.fired, live.status, every);
         let owes = owed.is_some_and(|t| t <= clock) && !live.more;
-        if !(consumed || due || moved || owes || live.more) {
+        if !(consumed || due || moved || owes || live.more || suspect.is_some()) {
             return Ok(live.idle(owed, clock));
         }
         if live.cautious_rows > 0 && intake.rows > 0 && live.marked.is_none() {
             return live.mark(intake, clock);
         }
-        self.probe.set_plan(intake.next.inputs.iter().map(|i| i.position).collect());
-        let produced = self.run(live, &intake, clock)?;
+        let positions = |p: &Progress| p.inputs.iter().map(|i| i.position).collect();
+        self.probe.set_plan(TurnPlan {
+            after: live.progress.turn,
+            from: positions(&live.progress),
+            to: positions(&intake.next),
+        });
+        let produced = self.run(live, &intake, suspect, clock)?;
         if live.more && !(consumed || due || moved || owes) && produced.is_empty() {
             live.more = produced.more; // nothing was left to fire
             live.fired = live.progress.watermark;
             return Ok(Did::Worked);
         }
+        if suspect.is_some() {
+            self.suspect = None;
+        }
         self.commit(live, intake, produced, clock)
     }
 
-    fn intake(&mut self, live: &mut Live, clock: Time) -> Result<Intake> {
+    fn intake(&mut self, live: &mut Live, until: &[Position], clock: Time) -> Result<Intake> {
         let mut limits = self.stage.limits;
         if live.cautious_rows > 0 {
             limits.rows_max = 1;
@@ -364,7 +401,7 @@ impl Task {
                     &live.progress.inputs,
                     &limits,
                     live.rotation,
-                    &self.plan,
+                    until,
                 )?;
                 live.rotation = live.rotation.wrapping_add(1);
                 let (watermark, status) = inputs.time(&gathered.progress);
@@ -394,11 +431,17 @@ impl Task {
     }
 
     /// Optimistically first, unit by unit if that fails or lately did.
-    fn run(&mut self, live: &mut Live, intake: &Intake, clock: Time) -> Result<Produced> {
+    fn run(
+        &mut self,
+        live: &mut Live,
+        intake: &Intake,
+        suspect: Option<u64>,
+        clock: Time,
+    ) -> Result<Produced> {
         let attempts = live.progress.attempts;
-        let suspect = match live.cautious_rows > 0 && attempts > ATTEMPTS_MAX {
+        let suspect = match live.cautious_rows > 0 && attempts > self.stage.limits.attempts_max {
             true => Some(1),
-            false => self.suspect,
+            false => suspect,
         };
         let setting = Setting {
             clock,
@@ -492,8 +535,6 @@ impl Task {
         live.cautious_rows = live.cautious_rows.saturating_sub(intake.rows.max(1));
         live.progress = next.clone();
         let ticket = live.lease.commit(Turn { progress: next, delta: produced.delta, outputs });
-        self.suspect = None;
-        self.plan.clear();
         self.stats.turns += 1;
         live.unsettled.push_back(ticket);
         if !intake.durable.is_empty() {
@@ -612,7 +653,7 @@ impl Live {
     }
 
     /// Announces the next event durably before it is tried, so that one that ends the process is
-    /// recognised after [`ATTEMPTS_MAX`] times.
+    /// recognised after a few times.
     fn mark(&mut self, intake: Intake, clock: Time) -> Result<Did> {
         self.progress.turn += 1;
         self.progress.clock = clock;

@@ -1,6 +1,9 @@
 //! The flows that are drawn: every operator, timer, policy, cyclic send and sink.
 
-use millstream::prelude::*;
+use millstream::{prelude::*, runtime::stage::Limits};
+
+/// One value in so many makes a handler hang.
+pub const HANG: i64 = 1511;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
@@ -59,6 +62,7 @@ impl Process for Account {
         match v % 97 {
             1 => panic!("injected in handle"),
             2 => Err(Failure::new("injected error")),
+            _ if v % HANG == 7 => millstream::test::hang(),
             _ => Ok(()),
         }
     }
@@ -161,7 +165,10 @@ impl Plan {
             Shape::Hop => Window::hop("ts", ms(self.size_ms), ms(self.slide_ms)),
             Shape::Session => Window::session("ts", ms(self.size_ms)),
         };
+        // This world ends so often that three attempts would blame the innocent.
+        let limits = Limits { attempts_max: 1000, ..Limits::default() };
         Flow::new("sim")
+            .limits(limits)
             .partitions(self.partitions)
             .source("rows", JsonLinesFile::open("in.jsonl"))
             .event_time("ts", ms(self.delay_ms))

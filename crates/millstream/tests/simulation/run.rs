@@ -74,6 +74,18 @@ pub fn run(seed: u64) -> Coverage {
         match d.below(8) {
             0 | 1 => drop(t.crash(Crash::Now)),
             2 => drop(t.crash(Crash::Kill)),
+            6 => {
+                // The power fails in the middle of a write.
+                let n = 1 + d.below(12) as u64;
+                match d.below(2) {
+                    0 => t.world().disk().crash_at(n),
+                    _ => t.world().cut_compaction(n.div_ceil(3)),
+                }
+                for _ in 0..300 {
+                    t.world().step();
+                }
+                t.crash(Crash::Now);
+            }
             3 => t.world().disk().fail_appends(1),
             4 => t.world().disk().fail_syncs(1),
             5 => {

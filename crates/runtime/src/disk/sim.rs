@@ -96,7 +96,7 @@ impl SimDisk {
     /// fails from there on, until [`SimDisk::crash`].
     pub fn crash_at(&self, n: u64) {
         let mut sim = self.lock();
-        sim.crash_at = Some(sim.operations + n);
+        sim.crash_at = sim.operations.checked_add(n);
     }
 
     /// Whether the power is off since [`SimDisk::crash_at`] came true.

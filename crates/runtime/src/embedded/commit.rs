@@ -19,6 +19,7 @@ use super::{
     index,
     options::Durability,
     record::{Entry, Kind, Record},
+    recover::Found,
     segment,
     shared::{Inner, Shared, Wakes},
     snapshot::{Extent, Snapshot, Start},
@@ -58,6 +59,8 @@ pub struct Committer {
     untold: u64,
     /// Indexes that recovery had to rebuild.
     unindexed: Vec<(Extent, Vec<Entry>)>,
+    /// Segments that recovery has found and that nothing needs.
+    orphans: Vec<u64>,
 }
 
 /// The segment being written.
@@ -77,25 +80,30 @@ struct Plan {
 }
 
 impl Committer {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        position: u64,
-        unindexed: Vec<(Extent, Vec<Entry>)>,
-    ) -> Committer {
+    pub(super) fn new(shared: Arc<Shared>, found: Found) -> Committer {
         let mut committer = Committer {
             shared,
             active: None,
-            batch: Vec::new(),
+            batch: found.tail,
             before: None,
             after: None,
-            position,
-            synced: position,
+            position: found.position,
+            synced: found.position,
             entries: Vec::new(),
             untold: 0,
-            unindexed,
+            unindexed: found.unindexed,
+            orphans: found.orphan_segments,
         };
         let shared = committer.shared.clone();
-        committer.before = Some(committer.plan(&mut shared.lock()));
+        let plan = committer.plan(&mut shared.lock());
+        match committer.batch.first() {
+            None => committer.before = Some(plan),
+            // What was found and may not be durable is written anew, as after a failed sync.
+            Some(first) => {
+                committer.before = Some(Plan { snapshot: None, seq: first.seq, dead: Vec::new() });
+                committer.after = Some(plan);
+            }
+        }
         committer
     }
 
@@ -150,10 +158,13 @@ impl Committer {
             }
         }
         if let Some(plan) = self.before.take() {
-            self.start(plan).map_err(|(plan, e)| {
-                self.before = Some(plan);
-                e
-            })?;
+            match self.start(&plan) {
+                Ok(active) => self.started(active, plan),
+                Err(e) => {
+                    self.before = Some(plan);
+                    return Err(e);
+                }
+            }
         }
         if !self.batch.is_empty() {
             self.write()?;
@@ -290,20 +301,8 @@ impl Committer {
         drop(batch);
     }
 
-    /// Closes the segment and starts one at the end of the log, durably.
-    fn start(&mut self, plan: Plan) -> Result<(), (Plan, Error)> {
-        match self.try_start(&plan) {
-            Err(e) => Err((plan, e)),
-            Ok(active) => {
-                let old = self.active.replace(active);
-                self.index(old);
-                self.remove(&plan.dead);
-                Ok(())
-            }
-        }
-    }
-
-    fn try_start(&mut self, plan: &Plan) -> Result<Active> {
+    /// Starts a segment at the end of the log, durably.
+    fn start(&mut self, plan: &Plan) -> Result<Active> {
         let os_cache = self.shared.options.durability == Durability::OsCache;
         if let Some(active) = self.active.as_ref().filter(|_| os_cache) {
             // Segments behind the last are taken for durable when the log is opened.
@@ -332,6 +331,21 @@ impl Committer {
         let segment = Segment { file: file.clone(), end: self.position, live: 0 };
         inner.state.space.segments.insert(base, segment);
         Ok(Active { base, file, torn: false })
+    }
+
+    /// Takes leave of the segment before, and of what the new one's snapshot does not need.
+    fn started(&mut self, active: Active, plan: Plan) {
+        let old = self.active.replace(active);
+        self.index(old);
+        self.remove(&plan.dead);
+        if plan.snapshot.is_some() {
+            let mut orphans = mem::take(&mut self.orphans);
+            // One may have got the name of a segment that was started meanwhile.
+            let inner = self.shared.lock();
+            orphans.retain(|base| !inner.state.space.segments.contains_key(base));
+            drop(inner);
+            self.remove(&orphans);
+        }
     }
 
     /// Writes the index of a closed segment, and those that recovery has missed. They only save

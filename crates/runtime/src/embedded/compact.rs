@@ -67,14 +67,8 @@ struct Plan {
 }
 
 impl Compactor {
-    pub(super) fn new(shared: Arc<Shared>) -> Compactor {
-        Compactor {
-            shared,
-            obsolete: Vec::new(),
-            evacuating: None,
-            damaged: BTreeSet::new(),
-            seen: 0,
-        }
+    pub(super) fn new(shared: Arc<Shared>, obsolete: Vec<(u64, String)>) -> Compactor {
+        Compactor { shared, obsolete, evacuating: None, damaged: BTreeSet::new(), seen: 0 }
     }
 
     /// Does one piece of work: one compaction, or one copy out of an old segment.
@@ -173,6 +167,9 @@ impl Compactor {
     fn compact(&mut self, plan: Plan) -> Result<()> {
         let mut runs = plan.runs.clone();
         let mut through = plan.through;
+        // An orphan of the same name is replaced, and must not be removed later.
+        let path = run::path(plan.task, plan.number);
+        self.obsolete.retain(|(_, obsolete)| *obsolete != path);
         let mut writer = Writer::new(&self.shared, plan.task, plan.number)?;
         let replaced = match &plan.job {
             Job::Sort { deltas, through: last } => {
@@ -187,7 +184,7 @@ impl Compactor {
                 *at..*at + 2
             }
         };
-        runs.splice(replaced, writer.finish(&self.shared)?);
+        runs.splice(replaced, writer.finish()?);
         let meta = ManifestMeta { task: plan.task, through, runs };
         let mut record = Record::new(Kind::Manifest, &meta, Vec::new())?;
         let mut inner = self.shared.lock();
@@ -208,7 +205,8 @@ impl Compactor {
         deltas: &[(DeltaSlot, Option<Arc<dyn DiskFile>>)],
         writer: &mut Writer,
     ) -> Result<()> {
-        let mut all = Vec::new();
+        let bytes: u64 = deltas.iter().map(|(slot, _)| u64::from(slot.meta.len)).sum();
+        let mut all = Vec::with_capacity(bytes as usize);
         for (slot, file) in deltas {
             with_delta(&self.shared, slot, file.clone(), &mut |bytes| {
                 all.extend_from_slice(bytes);
@@ -321,6 +319,7 @@ fn encoded_len(c: &Change<'_>) -> usize {
 
 /// Writes changes in blocks, counting what it writes.
 struct Writer {
+    shared: Arc<Shared>,
     run: RunWriter,
     number: u64,
     block: Delta,
@@ -329,8 +328,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(shared: &Shared, task: TaskId, number: u64) -> Result<Writer> {
+    fn new(shared: &Arc<Shared>, task: TaskId, number: u64) -> Result<Writer> {
         Ok(Writer {
+            shared: shared.clone(),
             run: RunWriter::create(&*shared.disk, task, number)?,
             number,
             block: Delta::default(),
@@ -352,14 +352,16 @@ impl Writer {
         if block.is_empty() {
             return Ok(());
         }
+        // An engine that stops does not wait for a long compaction; it is made again.
+        self.shared.writable(&self.shared.lock())?;
         self.run.block(block.bytes(), block.len() as u32)
     }
 
     /// The run, durable.
-    fn finish(mut self, shared: &Shared) -> Result<[RunMeta; 1]> {
+    fn finish(mut self) -> Result<[RunMeta; 1]> {
         self.flush()?;
-        let (bytes, entries) = self.run.finish(&*shared.disk)?;
-        shared.lock().stats.bytes_written += bytes;
+        let (bytes, entries) = self.run.finish(&*self.shared.disk)?;
+        self.shared.lock().stats.bytes_written += bytes;
         Ok([RunMeta { number: self.number, bytes, entries }])
     }
 }

@@ -7,7 +7,7 @@ use millstream_core::{
     disk::Disk,
     engine::{Backlog, Engine, EngineStats, Lease, StreamInfo, StreamSpec, TaskSpec, Ticket},
     ledger::Ledger,
-    turn::{Progress, StreamId, TaskId},
+    turn::{Change, Progress, StreamId, TaskId},
 };
 
 use super::{
@@ -23,6 +23,9 @@ use super::{
     snapshot::conflict,
     state::{no_partition, partition},
 };
+
+/// State handed out at once to a visitor, in bytes.
+const VISIT_BYTES: usize = 4 << 20;
 
 /// A segment log on one disk. Cheap to clone: share it.
 #[derive(Clone)]
@@ -41,7 +44,8 @@ pub struct Opened {
 }
 
 impl EmbeddedEngine {
-    /// Opens the log on a disk, or begins one if the disk is empty. Writes nothing yet.
+    /// Opens the log on a disk, or begins one if the disk is empty. Writes only what it has found
+    /// at the end of the log and cannot tell to be durable.
     ///
     /// # Errors
     /// [`Code::Corrupt`] naming file and byte if something that was durable is damaged.
@@ -54,15 +58,19 @@ impl EmbeddedEngine {
         disk: Arc<dyn Disk>,
         lock: Option<DirLock>,
     ) -> Result<Opened> {
-        let found = recover(&*disk, false)?;
-        for orphan in &found.orphans {
-            // It only takes room; if it cannot go now, it goes when the log is opened next.
-            let _ = disk.remove(orphan);
+        let mut found = recover(&*disk)?;
+        let last = found.next_seq - 1;
+        let obsolete = std::mem::take(&mut found.orphan_runs).into_iter().map(|run| (last, run));
+        let mut inner = Inner::new(std::mem::take(&mut found.state), found.next_seq);
+        inner.pending_bytes = found.tail.iter().map(Record::len).sum();
+        let shared = Arc::new(Shared::new(disk, options, inner, found.durable, lock));
+        let rewrite = !found.tail.is_empty();
+        let mut committer = Committer::new(shared.clone(), found);
+        if rewrite {
+            // What was durable should be so at once. If it fails, the next step tries again.
+            committer.step();
         }
-        let inner = Inner::new(found.state, found.next_seq);
-        let shared = Arc::new(Shared::new(disk, options, inner, false, lock));
-        let committer = Committer::new(shared.clone(), found.position, found.unindexed);
-        let compactor = Compactor::new(shared.clone());
+        let compactor = Compactor::new(shared.clone(), obsolete.collect());
         Ok(Opened { engine: Arc::new(EmbeddedEngine { shared }), committer, compactor })
     }
 
@@ -71,9 +79,10 @@ impl EmbeddedEngine {
     /// # Errors
     /// As [`EmbeddedEngine::open`].
     pub fn read_only(options: Options, disk: Arc<dyn Disk>) -> Result<Arc<EmbeddedEngine>> {
-        let found = recover(&*disk, true)?;
+        let found = recover(&*disk)?;
         let inner = Inner::new(found.state, found.next_seq);
-        let shared = Shared::new(disk, options, inner, true, None);
+        let mut shared = Shared::new(disk, options, inner, found.next_seq - 1, None);
+        shared.read_only = true;
         Ok(Arc::new(EmbeddedEngine { shared: Arc::new(shared) }))
     }
 
@@ -134,9 +143,10 @@ impl EmbeddedEngine {
         let meta = OpenMeta { task: id, name: spec.name.clone(), inputs: spec.inputs.clone() };
         let mut record = Record::new(Kind::Open, &meta, Vec::new())?;
         record.task = Some(id);
-        record.seq = inner.sequence();
-        let seq = record.seq;
+        // A number is used up only by a record that is queued: a gap would end the log.
+        let seq = inner.next_seq;
         inner.state.apply_open(meta, seq)?;
+        record.seq = inner.sequence();
         if let Some(task) = inner.state.task(id) {
             task.waker = Some(spec.waker.clone());
         }
@@ -207,6 +217,20 @@ impl Engine for EmbeddedEngine {
 
     fn durable(&self, ticket: Ticket) -> bool {
         ticket.0 <= self.shared.durable()
+    }
+
+    fn committed(&self) -> Ticket {
+        Ticket(self.shared.lock().next_seq - 1)
+    }
+
+    fn visit_state(
+        &self,
+        task: TaskId,
+        take: &mut dyn FnMut(Change<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut look = EmbeddedLease::look(self.shared.clone(), task)?;
+        while !look.restore(VISIT_BYTES, take)? {}
+        Ok(())
     }
 
     fn ledger(&self) -> Ledger {

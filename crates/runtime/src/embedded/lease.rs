@@ -41,6 +41,14 @@ struct Restore {
 impl EmbeddedLease {
     /// The lease of a task whose open record is durable.
     pub fn new(shared: Arc<Shared>, id: TaskId) -> Result<EmbeddedLease> {
+        if let Some(task) = shared.lock().state.task(id) {
+            task.opening = None;
+        }
+        EmbeddedLease::look(shared, id)
+    }
+
+    /// A lease of a task that somebody else may hold, to read its state.
+    pub fn look(shared: Arc<Shared>, id: TaskId) -> Result<EmbeddedLease> {
         loop {
             let (mut lease, metas) = EmbeddedLease::without_runs(&shared, id)?;
             let open =
@@ -62,7 +70,6 @@ impl EmbeddedLease {
         let State { tasks, space, .. } = &mut inner.state;
         let unknown = || Error::new(Code::Unknown, format!("there is no task {}", id.0));
         let task = tasks.get_mut((id.0 as usize).wrapping_sub(1)).ok_or_else(unknown)?;
-        task.opening = None;
         let entries = task.runs.iter().map(|r| r.entries);
         let changes_max =
             entries.chain(task.deltas.iter().map(|d| u64::from(d.meta.entries))).sum();

@@ -96,7 +96,7 @@ impl Head {
         };
         let fits = head.numbers <= NUMBERS_MAX
             && head.body_len <= BODY_BYTES_MAX
-            && head.body_len % 8 == 0
+            && head.body_len.is_multiple_of(8)
             && u64::from(head.meta_len) <= head.body_len;
         fits.then_some(head)
     }
@@ -361,6 +361,30 @@ impl Record {
         }
         (record.body_len, record.body_sum) = (len, sum.digest());
         Ok(record)
+    }
+
+    /// A record that was read, to be written at another place. `rest` is the body behind the
+    /// metadata.
+    pub fn again(
+        head: &Head,
+        numbers: Vec<u64>,
+        mut meta: Vec<u8>,
+        rest: Buffer,
+        entries: Vec<Entry>,
+    ) -> Record {
+        meta.resize(meta.len().next_multiple_of(8), 0);
+        Record {
+            kind: head.kind,
+            seq: head.seq,
+            numbers,
+            entries,
+            task: None,
+            meta,
+            meta_len: head.meta_len,
+            parts: vec![Part::Bytes(rest)],
+            body_len: head.body_len,
+            body_sum: head.body_sum,
+        }
     }
 
     /// Bytes of the whole record.

@@ -6,12 +6,14 @@
 //! refused with the file and the byte.
 //!
 //! *Invariants*
-//! - Nothing is written here. The committer starts a new segment at the end that was found.
-//! - Before the found end is taken for durable, the newest segment is synced: a killed process may
-//!   have left bytes in the kernel that a power loss would still take.
+//! - Nothing is written here, and nothing is removed.
+//! - What no later record proves to be durable is handed to the committer to be written anew. A
+//!   killed process may have left it in the kernel only, and if a sync had failed before, even a
+//!   sync that succeeds now would not save it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use arrow_buffer::MutableBuffer;
 use millstream_core::{
     Error, Result,
     disk::{Disk, DiskFile},
@@ -20,7 +22,7 @@ use millstream_core::{
 
 use super::{
     index,
-    record::{DeltaMeta, Entry, Item, Meta},
+    record::{DeltaMeta, Entry, Item, Meta, Record},
     run, segment,
     segment::Scan,
     shared::damaged,
@@ -33,13 +35,17 @@ use super::{
 /// What was found.
 pub(super) struct Found {
     pub state: State,
-    /// Where the log ends.
+    /// Where the log ends, as far as it is known to be durable, and the last record before that.
     pub position: u64,
+    pub durable: u64,
+    /// The good records behind it.
+    pub tail: Vec<Record>,
     pub next_seq: u64,
     /// Segments that lack a good index, and what it should say.
     pub unindexed: Vec<(Extent, Vec<Entry>)>,
-    /// Files that nothing refers to.
-    pub orphans: Vec<String>,
+    /// Segments (and indexes) and runs that nothing refers to.
+    pub orphan_segments: Vec<u64>,
+    pub orphan_runs: Vec<String>,
 }
 
 /// A segment with a good first record.
@@ -53,18 +59,21 @@ struct Link {
 }
 
 /// Reads the log of a disk.
-pub(super) fn recover(disk: &dyn Disk, read_only: bool) -> Result<Found> {
+pub(super) fn recover(disk: &dyn Disk) -> Result<Found> {
     let names = disk.list(segment::LOG).map_err(|e| Error::io(segment::LOG, &e))?;
     let mut bases: Vec<u64> = names.iter().filter_map(|n| segment::base_of(n)).collect();
     bases.sort_unstable();
     let chain = chain(disk, &bases)?;
     let (Some(first), Some(last)) = (chain.first(), chain.last()) else {
         return Ok(Found {
+            orphan_runs: orphan_runs(disk, &State::default())?,
             state: State::default(),
             position: 0,
+            durable: 0,
+            tail: Vec::new(),
             next_seq: 1,
             unindexed: Vec::new(),
-            orphans: orphans(disk, &names, &[], &State::default())?,
+            orphan_segments: bases,
         });
     };
     let needed = last.start.segments.clone();
@@ -83,17 +92,22 @@ pub(super) fn recover(disk: &dyn Disk, read_only: bool) -> Result<Found> {
     let older: Vec<Extent> = needed.iter().filter(|e| e.base < first.base).copied().collect();
     let mut state = load(disk, &snapshot, &older, &mut unindexed)?;
 
-    let mut bases: Vec<u64> = older.iter().map(|e| e.base).collect();
-    let (mut position, mut seq) = (first.base, first.seq);
-    let file = last.scan.file().clone();
+    let mut orphan_segments = bases;
+    orphan_segments.retain(|base| older.iter().all(|e| e.base != *base));
+    let (mut position, mut seq, mut tail) = (first.base, first.seq, Vec::new());
     let mut chain = chain.into_iter().peekable();
     while let Some(mut link) = chain.next() {
         let end = chain.peek().map(|next| next.base);
-        bases.push(link.base);
+        orphan_segments.retain(|base| *base != link.base);
         let segment = Segment { file: link.scan.file().clone(), end: 0, live: 0 };
         state.space.segments.insert(link.base, segment);
         let mut entries = Vec::new();
         position = replay(&mut state, &mut link, end, &mut seq, &mut entries)?;
+        if end.is_none() {
+            tail = unproven(&mut link, position)?;
+            position -= tail.iter().map(Record::len).sum::<u64>();
+            entries.retain(|e: &Entry| link.base + e.offset < position);
+        }
         unindexed.push((Extent { base: link.base, end: position }, entries));
         if let Some(segment) = state.space.segments.get_mut(&link.base) {
             segment.end = position;
@@ -101,12 +115,44 @@ pub(super) fn recover(disk: &dyn Disk, read_only: bool) -> Result<Found> {
     }
     state.tasks.iter_mut().for_each(|t| t.opening = None);
     check_runs(disk, &state)?;
-    if !read_only {
-        file.sync().map_err(|e| Error::io(segment::LOG, &e))?;
-        disk.sync_dir(segment::LOG).map_err(|e| Error::io(segment::LOG, &e))?;
+    let durable = tail.first().map_or(seq, |r| r.seq) - 1;
+    let orphan_runs = orphan_runs(disk, &state)?;
+    Ok(Found {
+        state,
+        position,
+        durable,
+        tail,
+        next_seq: seq,
+        unindexed,
+        orphan_segments,
+        orphan_runs,
+    })
+}
+
+/// The records at the end of the last segment that nothing proves to be durable.
+fn unproven(link: &mut Link, end: u64) -> Result<Vec<Record>> {
+    let (mut offset, mut proven, mut offsets) = (link.offset, 0, Vec::new());
+    while link.base + offset < end {
+        let Some(head) = link.scan.head(offset)?.map(|(head, _)| head) else { break };
+        offsets.push(offset);
+        proven = head.synced;
+        offset += head.record_len();
     }
-    let orphans = orphans(disk, &names, &bases, &state)?;
-    Ok(Found { state, position, next_seq: seq, unindexed, orphans })
+    let mut tail = Vec::new();
+    for offset in offsets.into_iter().filter(|offset| link.base + offset >= proven) {
+        let path = segment::path(link.base);
+        let at = |e: Error| damaged(&path, offset, e.message());
+        let gone = || at(Error::corrupt("a record was there and is not any more"));
+        let found = link.scan.record(offset)?.ok_or_else(gone)?;
+        let len = found.head.record_len() - found.head.parts_at();
+        let mut rest = MutableBuffer::from_len_zeroed(len as usize);
+        let start = offset + found.head.parts_at();
+        link.scan.file().read_at(start, &mut rest).map_err(|e| Error::io(&path, &e))?;
+        let meta = Meta::decode(found.head.kind, &found.meta).map_err(at)?;
+        let entries = meta.entries(found.head.seq, &found.numbers).map_err(at)?;
+        tail.push(Record::again(&found.head, found.numbers, found.meta, rest.into(), entries));
+    }
+    Ok(tail)
 }
 
 /// The newest segment, and those it continues, oldest first.
@@ -287,19 +333,12 @@ fn check_runs(disk: &dyn Disk, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Files of ours that nothing refers to.
-fn orphans(disk: &dyn Disk, log: &[String], bases: &[u64], state: &State) -> Result<Vec<String>> {
-    let stray = |name: &&String| {
-        let segment = name.strip_suffix(".idx").map(|n| format!("{n}.seg"));
-        segment::base_of(segment.as_ref().unwrap_or(name)).is_some_and(|b| !bases.contains(&b))
-    };
-    let mut orphans: Vec<String> =
-        log.iter().filter(stray).map(|n| format!("{}/{n}", segment::LOG)).collect();
+/// Runs that nothing refers to: of compactions that were cut short, or replaced.
+fn orphan_runs(disk: &dyn Disk, state: &State) -> Result<Vec<String>> {
     let needed = |path: &String| {
         state.tasks.iter().any(|t| t.runs.iter().any(|r| run::path(t.id, r.number) == *path))
     };
     let runs = disk.list(run::DIR).map_err(|e| Error::io(run::DIR, &e))?;
     let runs = runs.iter().filter(|n| n.ends_with(".run")).map(|n| format!("{}/{n}", run::DIR));
-    orphans.extend(runs.filter(|path| !needed(path)));
-    Ok(orphans)
+    Ok(runs.filter(|path| !needed(path)).collect())
 }

@@ -73,7 +73,7 @@ impl Scan {
     }
 
     /// The head at `offset` if there is one that belongs there, and its numbers.
-    fn head(&mut self, offset: u64) -> Result<Option<(Head, Vec<u64>)>> {
+    pub fn head(&mut self, offset: u64) -> Result<Option<(Head, Vec<u64>)>> {
         let position = self.base + offset;
         let Some(bytes) = self.bytes(offset, HEAD_BYTES)? else { return Ok(None) };
         let mut fixed = [0; HEAD_BYTES];

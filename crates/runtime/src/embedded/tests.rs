@@ -1,6 +1,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod crash;
+mod faults;
+mod measure;
 
 use std::sync::Arc;
 

@@ -136,6 +136,18 @@ impl Engine for FaultyEngine {
         self.inner.durable(ticket)
     }
 
+    fn committed(&self) -> Ticket {
+        self.inner.committed()
+    }
+
+    fn visit_state(
+        &self,
+        task: TaskId,
+        take: &mut dyn FnMut(Change<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.inner.visit_state(task, take)
+    }
+
     fn ledger(&self) -> Ledger {
         self.inner.ledger()
     }

@@ -3,12 +3,13 @@
 //! *Invariant:* everything that happens follows from the seed: who goes on next, what fails, what
 //! the clock says.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use millstream_core::{Code, Error, Result, Time, disk::Disk, engine::Engine, rng::Rng};
 
 use super::{
     connectors::StepConnectors,
+    driver::{Driver, Stepped},
     faults::{Faults, FaultyEngine},
 };
 use crate::{
@@ -55,8 +56,12 @@ pub struct Coverage {
     pub trims: u64,
     /// State compactions.
     pub compactions: u64,
-    /// Power losses.
+    /// Power losses and kills.
     pub crashes: u64,
+    /// Power losses in the middle of a compaction.
+    pub compactions_cut: u64,
+    /// Handlers that never returned and were given up.
+    pub watchdog: u64,
 }
 
 /// A node, its disk and its time.
@@ -67,6 +72,7 @@ pub struct World {
     now: Time,
     deploy: Deploy,
     running: Running,
+    driver: Driver,
     past: Coverage,
 }
 
@@ -88,7 +94,16 @@ impl World {
         let disk = SimDisk::new(setup.seed);
         let rng = Rng::for_item(setup.seed, 1);
         let running = start(&setup, &disk, setup.seed, &deploy, START)?;
-        Ok(World { setup, disk, rng, now: START, deploy, running, past: Coverage::default() })
+        Ok(World {
+            setup,
+            disk,
+            rng,
+            now: START,
+            deploy,
+            running,
+            driver: Driver::start(),
+            past: Coverage::default(),
+        })
     }
 
     /// The node, to look at.
@@ -123,36 +138,65 @@ impl World {
 
     /// Lets something happen, by the seed. `false` if nothing could.
     pub fn step(&mut self) -> bool {
-        let running = &mut self.running;
         let moved = match self.rng.below(9) {
-            0 => running.committer.step() != embedded::Progress::Idle,
-            1 => running.compactor.step() != embedded::Progress::Idle,
-            2 | 3 => running.connectors.step(self.rng.next_u64() as usize),
-            _ => running.node.crank(self.now, &|| Duration::ZERO),
+            0 => self.running.committer.step() != embedded::Progress::Idle,
+            1 => self.compact(),
+            2 | 3 => self.running.connectors.step(self.rng.next_u64() as usize),
+            _ => self.crank(),
         };
         moved || self.anything()
+    }
+
+    /// Compacts, and lets the power fail in the `n`-th changing operation from now.
+    pub fn cut_compaction(&mut self, n: u64) {
+        for _ in 0..200 {
+            self.running.committer.step();
+            self.running.connectors.step(self.rng.next_u64() as usize);
+            self.crank();
+        }
+        self.disk.crash_at(n);
+        self.compact();
+    }
+
+    fn compact(&mut self) -> bool {
+        let before = self.disk.is_off();
+        let moved = self.running.compactor.step() != embedded::Progress::Idle;
+        self.past.compactions_cut += u64::from(!before && self.disk.is_off());
+        moved
+    }
+
+    /// Lets the node go on; if a handler hangs, time goes on until the watchdog gives it up.
+    fn crank(&mut self) -> bool {
+        let (node, now) = (self.running.node.clone(), self.now);
+        match self.driver.run(Box::new(move || node.crank(now, &|| Duration::ZERO))) {
+            Stepped::Done(moved) => moved,
+            Stepped::Hung => {
+                let mut seen = BTreeMap::new();
+                self.running.node.watch(&mut seen, self.now);
+                self.now = self.now + self.setup.node.call_timeout;
+                self.past.watchdog += self.running.node.watch(&mut seen, self.now) as u64;
+                true
+            }
+        }
     }
 
     /// Tries everything in turn, so that "nothing" is sure. A write that has failed is tried again,
     /// so it counts as something.
     fn anything(&mut self) -> bool {
-        let running = &mut self.running;
-        if running.node.crank(self.now, &|| Duration::ZERO) {
+        if self.crank() || self.compact() {
             return true;
         }
-        if running.committer.step() != embedded::Progress::Idle {
+        if self.running.committer.step() != embedded::Progress::Idle {
             return true;
         }
-        if running.compactor.step() != embedded::Progress::Idle {
+        let connectors = &self.running.connectors;
+        if (0..connectors.len()).any(|n| connectors.step(n)) {
             return true;
         }
-        if (0..running.connectors.len()).any(|n| running.connectors.step(n)) {
-            return true;
-        }
-        match running.node.next_wake() {
+        match self.running.node.next_wake() {
             Some(due) if due <= self.now + PATIENCE => {
                 self.now = self.now.max(due);
-                self.running.node.crank(self.now, &|| Duration::ZERO)
+                self.crank()
             }
             _ => false,
         }
@@ -217,7 +261,7 @@ impl World {
         let seen = self.running.faulty.seen();
         let stats = self.running.engine.stats();
         let tasks = self.running.node.tasks();
-        let Coverage { engine, isolated, trims, compactions, crashes, .. } = self.past;
+        let Coverage { engine, isolated, trims, compactions, .. } = self.past;
         Coverage {
             engine: Faults {
                 fence: engine.fence + seen.fence,
@@ -229,7 +273,7 @@ impl World {
             isolated: isolated + tasks.iter().map(|t| t.stats.isolated).sum::<u64>(),
             trims: trims + stats.segments_trimmed,
             compactions: compactions + stats.compactions,
-            crashes,
+            ..self.past
         }
     }
 }

@@ -1,0 +1,162 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as Group, Parser, Subcommand};
+
+/// Real-time stream processing that fails the way Erlang does: one key at a time.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version, max_term_width = 100)]
+pub struct Args {
+    /// The node to ask [default: the one that uses --data, or 127.0.0.1:7070]
+    #[arg(long, global = true, env = "MILLSTREAM_NODE", value_name = "HOST:PORT")]
+    pub node: Option<String>,
+    /// The directory of a node; read as it is when no node runs [default: ./millstream-data]
+    #[arg(long, global = true, env = "MILLSTREAM_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch real data flow through a node that crashes, is killed, and loses nothing
+    Demo(Demo),
+    /// How the node and its flows are
+    Status,
+    /// The state of one process
+    Inspect {
+        /// The process kind, such as `aircraft`
+        kind: String,
+        /// Its key, such as `N730MQ`
+        key: String,
+    },
+    /// End one process, as Erlang's exit(Pid, kill) does; it resumes from its last committed state
+    Kill {
+        /// The process kind
+        kind: String,
+        /// Its key
+        key: String,
+    },
+    /// Streams and their rows
+    #[command(subcommand)]
+    Streams(Streams),
+    /// What was set aside
+    #[command(subcommand)]
+    Dead(Dead),
+    /// Whether every row is accounted for
+    Ledger {
+        /// Say nothing but what does not balance; exit with 1 if anything does not
+        #[arg(long)]
+        check: bool,
+    },
+    /// What supervisors decided
+    #[command(subcommand)]
+    Supervisor(Supervisor),
+    /// The node of the demo
+    #[command(hide = true)]
+    DemoNode(DemoNode),
+}
+
+/// Questions about streams.
+#[derive(Debug, Subcommand)]
+pub enum Streams {
+    /// All streams
+    List,
+    /// The last rows of a stream
+    Tail {
+        /// The stream, as `flow/stream` or `stream`
+        name: String,
+        /// Of one partition only
+        #[arg(long)]
+        partition: Option<u32>,
+        /// From this frame on, instead of the last rows
+        #[arg(long)]
+        from: Option<u64>,
+        /// Rows, at most
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+}
+
+/// Questions about dead letters.
+#[derive(Debug, Subcommand)]
+pub enum Dead {
+    /// The last dead letters
+    List {
+        /// Of one flow only
+        #[arg(long)]
+        flow: Option<String>,
+        /// From this number on, instead of the last ones
+        #[arg(long)]
+        from: Option<u64>,
+        /// Letters, at most
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// One dead letter with all that is known of it
+    Show {
+        /// Its number
+        n: u64,
+        /// Its flow, if several have one of this number
+        #[arg(long)]
+        flow: Option<String>,
+    },
+}
+
+/// Questions about supervision.
+#[derive(Debug, Subcommand)]
+pub enum Supervisor {
+    /// The last decisions
+    Tail {
+        /// From this number on, instead of the last ones
+        #[arg(long)]
+        from: Option<u64>,
+        /// Decisions, at most
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+}
+
+/// How the demo runs.
+#[derive(Debug, Group)]
+pub struct Demo {
+    /// Another file of departures, with the columns of the built-in one
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Rows per second
+    #[arg(long, default_value_t = 2_500, value_parser = clap::value_parser!(u64).range(100..=100_000))]
+    pub rate: u64,
+    /// As fast as is still worth watching: 25,000 rows per second
+    #[arg(long, conflicts_with = "rate")]
+    pub fast: bool,
+    /// What draws the moment of the kill [default: drawn from the clock, and printed]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Where the node listens [default: 127.0.0.1:7070, or any free port if that is taken]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+}
+
+/// The node of the demo.
+#[derive(Debug, Group)]
+pub struct DemoNode {
+    #[arg(long)]
+    pub dir: PathBuf,
+    #[arg(long)]
+    pub csv: PathBuf,
+    #[arg(long)]
+    pub rate: u64,
+    #[arg(long)]
+    pub listen: String,
+    /// Take any free port if that one is taken.
+    #[arg(long)]
+    pub or_any_port: bool,
+    /// The line at which the handler panics, and the key it must belong to.
+    #[arg(long, num_args = 2, value_names = ["LINE", "KEY"])]
+    pub panic_at: Option<Vec<String>>,
+}

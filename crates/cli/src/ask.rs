@@ -1,0 +1,330 @@
+//! Questions: put to a node or its directory, and their answers as lines.
+
+use std::process::ExitCode;
+
+use millstream::{
+    Target, Time,
+    io::view::{FlowView, LedgerView, LetterView, ProcessView},
+};
+use millstream_core::Result;
+use serde_json::Value;
+
+use crate::{
+    args::{Args, Command, Dead, Streams, Supervisor},
+    say::{Say, bytes, count, number},
+};
+
+/// Answers a question.
+pub fn ask(question: &Command, args: &Args, say: &mut Say) -> Result<ExitCode> {
+    let target = Target::find(args.node.as_deref(), args.data.as_deref())?;
+    let place = place(args);
+    match question {
+        Command::Status => status(&target, &place, say),
+        Command::Inspect { kind, key } => {
+            let process = target.process(kind, key)?;
+            say.result(&process, |say| show_process(&process, say))?;
+            say.next(&[&format!("millstream dead list{place}")]);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Kill { kind, key } => {
+            let killed = target.kill(kind, key)?;
+            say.result(&killed, |say| {
+                let (kind, key) = (&killed.kind, &killed.key);
+                say.line(format!(
+                    "killed {kind}/{key}; its next event finds its last committed state"
+                ));
+            })?;
+            say.next(&[
+                &format!("millstream inspect {kind} {key}{place}"),
+                &format!("millstream supervisor tail{place}"),
+            ]);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Streams(Streams::List) => streams(&target, &place, say),
+        Command::Streams(Streams::Tail { name, partition, from, limit }) => {
+            let rows = target.tail(name, *partition, *from, *limit)?;
+            for row in &rows {
+                let line = if say.json {
+                    serde_json::to_string(row).unwrap_or_default()
+                } else {
+                    format!("{}/{} {}", row.partition, row.frame, row.value)
+                };
+                say.line(line);
+            }
+            if rows.is_empty() {
+                say.remark("no rows are kept: what every reader has read is trimmed");
+            }
+            say.next(&[&format!("millstream streams list{place}")]);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Dead(Dead::List { flow, from, limit }) => {
+            let letters = target.dead(flow.as_deref(), *from, *limit)?;
+            dead_list(&letters, &place, say)
+        }
+        Command::Dead(Dead::Show { n, flow }) => {
+            let letter = target.letter(flow.as_deref(), *n)?;
+            say.result(&letter, |say| show_letter(&letter, say))?;
+            let next = match letter.key.is_empty() {
+                true => format!("millstream dead list{place}"),
+                false => format!("millstream inspect {} {}{place}", letter.operator, letter.key),
+            };
+            say.next(&[&next]);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Ledger { check } => ledger(&target, *check, &place, say),
+        Command::Supervisor(Supervisor::Tail { from, limit }) => {
+            let reports = target.supervisor(*from, *limit)?;
+            say.result(&reports, |say| {
+                reports.iter().for_each(|r| say.line(&r.line));
+                if reports.is_empty() {
+                    say.line("supervisors had nothing to decide");
+                }
+            })?;
+            say.next(&[&format!("millstream dead list{place}")]);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo(_) | Command::DemoNode(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// What has to follow the next command so that it asks the same.
+fn place(args: &Args) -> String {
+    match (&args.node, &args.data) {
+        (Some(node), _) => format!(" --node {node}"),
+        (None, Some(data)) => format!(" --data {}", data.display()),
+        (None, None) => String::new(),
+    }
+}
+
+fn status(target: &Target, place: &str, say: &mut Say) -> Result<ExitCode> {
+    let status = target.status()?;
+    say.result(&status, |say| {
+        say.line(match status.running {
+            true => format!(
+                "millstream {}   pid {}   {}   up {}{}",
+                status.version,
+                status.pid,
+                status.http,
+                span(status.uptime_ms),
+                if status.draining { "   draining" } else { "" },
+            ),
+            false => format!(
+                "millstream {}   no node runs; this is what its directory says",
+                status.version
+            ),
+        });
+        let engine = &status.engine;
+        say.line(format!(
+            "{} stored, {} turns and {} fsyncs since the start",
+            bytes(engine.bytes_stored),
+            number(engine.turns),
+            number(engine.fsyncs)
+        ));
+        status.flows.iter().for_each(|flow| show_flow(flow, say));
+        if status.flows.is_empty() {
+            say.line("no flows");
+        }
+    })?;
+    let failed = status.flows.iter().any(|f| f.state == "failed");
+    say.next(&[&format!("millstream ledger{place}")]);
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+fn show_flow(flow: &FlowView, say: &mut Say) {
+    say.line(format!(
+        "\nflow {}   {}   {} in, {} dead, {} waiting",
+        flow.name,
+        flow.state,
+        count(flow.rows + flow.dead.min(flow.units.saturating_sub(flow.rows)), "row", "rows"),
+        number(flow.dead),
+        number(flow.backlog_rows)
+    ));
+    if !flow.error.is_empty() {
+        say.line(format!("  {}", flow.error.replace('\n', "\n  ")));
+    }
+    let width = flow.stages.iter().map(|s| s.name.len()).max().unwrap_or(0);
+    for stage in &flow.stages {
+        say.line(format!(
+            "  {:width$}  {:>9}  {:>16}  {}{}",
+            stage.name,
+            count(u64::from(stage.tasks), "task", "tasks"),
+            format!("{} read", number(stage.read)),
+            if stage.keys > 0 { count(stage.keys, "live key", "live keys") } else { String::new() },
+            if stage.reopened > 0 {
+                format!(", opened again {} times", stage.reopened)
+            } else {
+                String::new()
+            },
+        ));
+    }
+}
+
+fn show_process(p: &ProcessView, say: &mut Say) {
+    say.line(format!("{}/{}   flow {}   partition {}", p.kind, p.key, p.flow, p.partition));
+    let field = |name: &str| p.process.get(name).cloned().unwrap_or(Value::Null);
+    say.line(format!("state, version {}", field("version")));
+    match field("state") {
+        Value::Object(fields) => {
+            let width = fields.keys().map(String::len).max().unwrap_or(0);
+            fields.iter().for_each(|(name, value)| say.line(format!("  {name:width$}  {value}")));
+        }
+        other => say.line(format!("  {other}")),
+    }
+    for timer in field("timers").as_array().into_iter().flatten() {
+        let text = |name: &str| timer[name].as_str().unwrap_or_default().to_string();
+        say.line(format!("timer {}  due {} ({} time)", text("name"), text("due"), text("clock")));
+    }
+}
+
+fn streams(target: &Target, place: &str, say: &mut Say) -> Result<ExitCode> {
+    let streams = target.streams()?;
+    say.result(&streams, |say| {
+        let width = streams.iter().map(|s| s.name.len()).max().unwrap_or(0);
+        say.line(format!("{:width$}  partitions  rows ever  waiting  columns", "stream"));
+        for s in &streams {
+            say.line(format!(
+                "{:width$}  {:>10}  {:>9}  {:>7}  {}",
+                s.name,
+                s.partitions,
+                number(s.appended_rows),
+                number(s.backlog_rows),
+                s.columns.join(", ")
+            ));
+        }
+    })?;
+    say.next(&[&format!("millstream streams tail NAME{place}")]);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn dead_list(letters: &[LetterView], place: &str, say: &mut Say) -> Result<ExitCode> {
+    say.result(&letters, |say| {
+        for l in letters {
+            say.line(format!("{:>6}  {}  {}", l.n, Time::from_ms(l.time_ms), letter_line(l)));
+        }
+        if letters.is_empty() {
+            say.line("nothing was set aside");
+        }
+    })?;
+    let next = match letters.last() {
+        Some(last) => format!("millstream dead show {}{place}", last.n),
+        None => format!("millstream ledger{place}"),
+    };
+    say.next(&[&next]);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where and why, in one line.
+pub fn letter_line(l: &LetterView) -> String {
+    let mut line = String::new();
+    if !l.key.is_empty() {
+        line += &format!("{}/{}  ", l.operator, l.key);
+    }
+    if l.place > 0 {
+        line += &format!("{} line {}", l.source, l.place);
+        if l.bytes.1 > 0 {
+            line += &format!(" (bytes {}..{})", l.bytes.0, l.bytes.1);
+        }
+        line += "  ";
+    }
+    match l.column.as_str() {
+        "" => line + &l.error,
+        column => format!("{line}{column}: {}", l.error),
+    }
+}
+
+fn show_letter(l: &LetterView, say: &mut Say) {
+    let mut field = |name: &str, value: String| {
+        if !value.is_empty() {
+            say.line(format!("{name:9} {value}"));
+        }
+    };
+    field("number", l.n.to_string());
+    field("set aside", Time::from_ms(l.time_ms).to_string());
+    field("where", format!("flow {}, stage {}, operator {}", l.flow, l.stage, l.operator));
+    field("trigger", l.trigger.clone());
+    field("key", l.key.clone());
+    if l.place > 0 {
+        field("origin", format!("{} line {}", l.source, l.place));
+    }
+    if l.bytes.1 > 0 {
+        field("bytes", format!("{}..{}", l.bytes.0, l.bytes.1));
+    }
+    field("column", l.column.clone());
+    field("error", l.error.clone());
+    let payload = match &l.payload {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    field("payload", payload);
+    if !l.backtrace.is_empty() {
+        say.line(format!("backtrace\n{}", l.backtrace.trim_end()));
+    }
+}
+
+fn ledger(target: &Target, check: bool, place: &str, say: &mut Say) -> Result<ExitCode> {
+    let ledger = target.ledger()?;
+    say.result(&ledger, |say| show_ledger(&ledger, check, say))?;
+    say.next(&[&match ledger.balanced {
+        true => format!("millstream streams list{place}"),
+        false => format!("millstream supervisor tail{place}"),
+    }]);
+    Ok(ExitCode::from(u8::from(!ledger.balanced)))
+}
+
+fn show_ledger(view: &LedgerView, check: bool, say: &mut Say) {
+    let ledger = &view.ledger;
+    if !check {
+        ledger_lines(view).into_iter().for_each(|line| say.line(line));
+        let (streams, rows) =
+            ledger.streams.iter().fold((0, 0), |(n, r), s| (n + 1, r + s.appended));
+        say.line(format!(
+            "{} between tasks: {} appended, each read once by its consumer or still waiting",
+            count(streams, "partition", "partitions"),
+            count(rows, "row", "rows"),
+        ));
+    }
+    view.violations.iter().for_each(|line| say.line(line));
+    say.line(if view.balanced { "ledger balanced" } else { "ledger NOT balanced" });
+}
+
+/// A line for each source and operator.
+pub fn ledger_lines(view: &LedgerView) -> Vec<String> {
+    let ledger = &view.ledger;
+    let names = ledger.sources.keys().chain(ledger.operators.keys());
+    let width = names.map(String::len).max().unwrap_or(0);
+    let sources = ledger.sources.iter().map(|(name, c)| {
+        format!(
+            "{name:width$}  in {} = decoded {} + dead {}{}",
+            number(c.units - c.skipped),
+            number(c.rows),
+            number(c.undecodable),
+            if c.skipped > 0 {
+                format!("   (and {} that are no data)", number(c.skipped))
+            } else {
+                String::new()
+            }
+        )
+    });
+    let operators = ledger.operators.iter().map(|(name, c)| {
+        let mut line =
+            format!("{name:width$}  in {} = processed {}", number(c.read), number(c.processed));
+        for (word, n) in
+            [("filtered", c.filtered), ("late", c.late), ("dead", c.dead), ("parked", c.parked)]
+        {
+            if n > 0 {
+                line += &format!(" + {word} {}", number(n));
+            }
+        }
+        line
+    });
+    sources.chain(operators).collect()
+}
+
+fn span(ms: u64) -> String {
+    match ms / 1000 {
+        s @ 0..60 => format!("{s} s"),
+        s @ 60..3600 => format!("{} min {} s", s / 60, s % 60),
+        s => format!("{} h {} min", s / 3600, s / 60 % 60),
+    }
+}

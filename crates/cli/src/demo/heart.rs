@@ -1,0 +1,243 @@
+//! The heart: starts the node as a process of its own, kills it, starts it again, stops it.
+//!
+//! *Failure:* if the heart dies, the pipe to the node closes and the node drains and stops.
+
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, ChildStdin, Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use millstream_core::{Code, Error, Result};
+use millstream_io::{
+    http::{Client, DEFAULT_ADDRESS},
+    view::Status,
+};
+use millstream_runtime::embedded::holder_http;
+
+use super::{Plan, flow::fault, node::Probe};
+
+/// How long the node may take to answer after it was started, or to stop.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is looked at meanwhile.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// Ctrl-C, counted: the first one drains, the second one stops at once.
+#[derive(Clone)]
+pub struct Interrupt(Arc<AtomicUsize>);
+
+impl Interrupt {
+    /// Listens for SIGINT, SIGTERM and SIGHUP.
+    ///
+    /// # Errors
+    /// If the system does not let us.
+    pub fn listen() -> Result<Interrupt> {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        ctrlc::set_handler(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        })
+        .map_err(|e| Error::new(Code::Io, format!("signals: {e}")))?;
+        Ok(Interrupt(count))
+    }
+
+    /// How often.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Keeps a node alive.
+pub struct Heart {
+    command: NodeCommand,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    probes: mpsc::Receiver<Probe>,
+    client: Client,
+    interrupt: Interrupt,
+}
+
+struct NodeCommand {
+    dir: std::path::PathBuf,
+    csv: std::path::PathBuf,
+    rate: u64,
+    panic_at: Option<fault::Plan>,
+}
+
+impl NodeCommand {
+    fn spawn(
+        &self,
+        listen: &str,
+        or_any_port: bool,
+    ) -> Result<(Child, ChildStdin, mpsc::Receiver<Probe>)> {
+        let cannot = |e: std::io::Error| Error::io("cannot start the node", &e);
+        let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
+        command.arg("demo-node").arg("--dir").arg(&self.dir).arg("--csv").arg(&self.csv);
+        command.args(["--rate", &self.rate.to_string(), "--listen", listen]);
+        if or_any_port {
+            command.arg("--or-any-port");
+        }
+        if let Some(plan) = &self.panic_at {
+            command.args(["--panic-at", &plan.line.to_string(), &plan.key]);
+        }
+        // A process group of its own: Ctrl-C is for the heart, which then stops the node.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env_remove("MILLSTREAM_NODE").env_remove("MILLSTREAM_DATA");
+        let mut child = command.spawn().map_err(cannot)?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Error::new(Code::Bug, "a child without pipes"));
+        };
+        // Bounded by what a node says: one line for its one panic.
+        let (probes, received) = mpsc::channel();
+        std::thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines().map_while(std::result::Result::ok);
+            lines
+                .filter_map(|line| serde_json::from_str(&line).ok())
+                .all(|p| probes.send(p).is_ok());
+        });
+        Ok((child, stdin, received))
+    }
+}
+
+impl Heart {
+    /// Starts the node and waits until it answers.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start(plan: &Plan, listen: Option<&str>, interrupt: Interrupt) -> Result<Heart> {
+        let command = NodeCommand {
+            dir: plan.dir.clone(),
+            csv: plan.csv.clone(),
+            rate: plan.rate,
+            panic_at: plan.panic_at.clone(),
+        };
+        let (child, stdin, probes) =
+            command.spawn(listen.unwrap_or(DEFAULT_ADDRESS), listen.is_none())?;
+        let client = Client::new(DEFAULT_ADDRESS);
+        let mut heart = Heart { command, child, stdin: Some(stdin), probes, client, interrupt };
+        let begun = Instant::now();
+        let address = loop {
+            if let Some(address) = holder_http(&heart.command.dir) {
+                break address;
+            }
+            heart.waiting(begun)?;
+        };
+        heart.client = Client::new(&address);
+        heart.answers()?;
+        Ok(heart)
+    }
+
+    /// Where the node listens.
+    pub fn address(&self) -> &str {
+        self.client.address()
+    }
+
+    /// The node's control API.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The node's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where the node keeps its data.
+    pub fn dir(&self) -> &Path {
+        &self.command.dir
+    }
+
+    /// What the node said of itself.
+    pub fn probe(&self) -> Option<Probe> {
+        self.probes.try_recv().ok()
+    }
+
+    /// How often Ctrl-C was pressed.
+    pub fn interrupted(&self) -> usize {
+        self.interrupt.count()
+    }
+
+    /// SIGKILL: no handler, no goodbye.
+    ///
+    /// # Errors
+    /// If it cannot be sent.
+    pub fn kill(&mut self) -> Result<()> {
+        let io = |e: std::io::Error| Error::io("kill the node", &e);
+        self.child.kill().map_err(io)?;
+        self.child.wait().map(drop).map_err(io)
+    }
+
+    /// Starts the node again, where it was.
+    ///
+    /// # Errors
+    /// As [`Heart::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        let address = self.client.address().to_string();
+        let (child, stdin, probes) = self.command.spawn(&address, false)?;
+        (self.child, self.stdin, self.probes) = (child, Some(stdin), probes);
+        self.answers()
+    }
+
+    /// Waits until the node that was started last answers.
+    fn answers(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            match self.client.get::<Status>("/v1/status") {
+                Ok(status) if status.pid == self.pid() => return Ok(()),
+                _ => self.waiting(begun)?,
+            }
+        }
+    }
+
+    fn waiting(&mut self, begun: Instant) -> Result<()> {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            // It has said why, on stderr.
+            return Err(Error::new(Code::Unreachable, format!("the node did not start: {status}")));
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(Error::new(Code::Unreachable, "the node was started and does not answer"));
+        }
+        std::thread::sleep(AGAIN);
+        Ok(())
+    }
+
+    /// Lets the node drain and stop. The exit code says whether a second Ctrl-C cut that short.
+    ///
+    /// # Errors
+    /// If it does not stop.
+    pub fn stop(mut self) -> Result<ExitCode> {
+        let before = self.interrupted();
+        drop(self.stdin.take());
+        let begun = Instant::now();
+        loop {
+            match self.child.try_wait().map_err(|e| Error::io("the node", &e))? {
+                Some(_) => return Ok(ExitCode::from(1)),
+                None if self.interrupted() > before.max(1) => {
+                    self.kill()?;
+                    return Ok(ExitCode::from(130));
+                }
+                None if begun.elapsed() > PATIENCE => {
+                    self.kill()?;
+                    return Err(Error::new(Code::Failed, "the node did not stop and was killed"));
+                }
+                None => std::thread::sleep(AGAIN),
+            }
+        }
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        // Whatever happened to the heart, no node is left behind.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.kill();
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The node of the demo, a process of its own: it is killed by its heart, and started again.
+
+use std::{io::Read, time::Duration};
+
+use millstream::Node;
+use millstream_core::{Code, Result};
+use serde::{Deserialize, Serialize};
+
+use super::flow::{fault, flow};
+use crate::args::DemoNode;
+
+/// How long a node that is to stop may work off what it has taken in.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// What the node says to its heart beside what its API tells: a line of JSON.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Probe {
+    /// Microseconds from the panic to the next call of the same process.
+    pub resumed_us: u64,
+    /// Departures that the process then remembered.
+    pub departures: u32,
+}
+
+impl Probe {
+    /// The line that says so.
+    pub fn resumed(after: Duration, departures: u32) -> String {
+        let probe = Probe { resumed_us: after.as_micros() as u64, departures };
+        serde_json::to_string(&probe).unwrap_or_default()
+    }
+}
+
+/// Runs until the heart closes the pipe, then drains and stops.
+pub fn run(args: &DemoNode) -> Result<()> {
+    if let Some([line, key]) = args.panic_at.as_deref() {
+        let line = line.parse().unwrap_or_default();
+        fault::inject(fault::Plan { line, key: key.clone() });
+    }
+    let start = |listen: &str| Node::embedded(&args.dir).http(listen).start();
+    let running = match start(&args.listen) {
+        Err(e) if e.code() == Code::InUse && args.or_any_port => start("127.0.0.1:0")?,
+        other => other?,
+    };
+    running.deploy(&flow(&args.csv, &args.dir.join("alerts.jsonl"), args.rate))?;
+    // Ends when the heart closes it, or dies.
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    running.drain(DRAIN_MAX);
+    running.stop();
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Watches the node from outside, and kills it once.
+
+use std::time::{Duration, Instant};
+
+use millstream::{
+    Time,
+    io::view::{FlowView, LetterView, Status},
+};
+use millstream_core::{Code, Error, Result, engine::Engine};
+use millstream_runtime::embedded;
+
+use super::{Plan, VICTIM, flow::DELAY, heart::Heart};
+use crate::{
+    ask::letter_line,
+    say::{Say, number},
+};
+
+/// How often the node is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long a turn in flight is waited for before the node is killed anyway.
+const AIM_MAX: Duration = Duration::from_millis(500);
+/// Dead letters asked for at once.
+const LETTERS: usize = 1_000;
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub struct Watched {
+    /// Whether the node was killed.
+    pub killed: bool,
+    /// A turn that was in flight at the last look before the kill.
+    pub in_flight: String,
+    /// From the kill to the first new row, in ms.
+    pub resumed_ms: f64,
+    /// From the panic to the next call of the same process, in µs, and what it remembered.
+    pub restarted: Option<(u64, u32)>,
+    /// How long the input took.
+    pub seconds: f64,
+}
+
+struct Watch<'a> {
+    plan: &'a Plan,
+    begun: Instant,
+    seen: Watched,
+    /// Dead letters looked at.
+    letters: u64,
+    dead_said: bool,
+    next_line: Duration,
+    in_step: String,
+}
+
+/// Watches until the input has ended and everything is worked off; `None` after Ctrl-C.
+pub fn watch(plan: &Plan, heart: &mut Heart, say: &mut Say) -> Result<Option<Watched>> {
+    let mut watch = Watch {
+        plan,
+        begun: Instant::now(),
+        seen: Watched::default(),
+        letters: 0,
+        dead_said: false,
+        next_line: Duration::ZERO,
+        in_step: String::new(),
+    };
+    let kill_at = plan.kill_at();
+    loop {
+        if heart.interrupted() > 0 {
+            return Ok(None);
+        }
+        let (status, flow) = watch.look(heart)?;
+        watch.letters(heart, say)?;
+        watch.line(&flow, say);
+        if !watch.seen.killed && flow.units >= kill_at && flow.state == "running" {
+            watch.kill(heart, say)?;
+            continue;
+        }
+        match flow.state.as_str() {
+            "running" => {}
+            "finished" => {
+                watch.end(&flow, say);
+                return Ok(Some(watch.seen));
+            }
+            other => {
+                return Err(Error::new(
+                    Code::Failed,
+                    format!("the flow is {other}: {}", flow.error),
+                ));
+            }
+        }
+        watch.in_step = status.in_step;
+        let pause = LOOK_EVERY.min(Duration::from_secs_f64(100.0 / plan.rate as f64));
+        std::thread::sleep(pause);
+    }
+}
+
+impl Watch<'_> {
+    fn look(&self, heart: &Heart) -> Result<(Status, FlowView)> {
+        let mut status: Status = heart.client().get("/v1/status")?;
+        let flow = status.flows.pop().unwrap_or_default();
+        Ok((status, flow))
+    }
+
+    fn at(&self) -> String {
+        format!("{:4.1}s", self.begun.elapsed().as_secs_f64())
+    }
+
+    /// A line of the table each second.
+    fn line(&mut self, flow: &FlowView, say: &mut Say) {
+        let second = self.begun.elapsed();
+        if second < self.next_line {
+            return;
+        }
+        if self.next_line.is_zero() {
+            self.next_line = Duration::from_secs(1);
+            say.remark("       event time          rows  processes  alerts  dead  restarts");
+            return;
+        }
+        self.next_line += Duration::from_secs(1);
+        let time = flow.watermark_ms.map_or(Time::MIN, |ms| Time::from_ms(ms) + DELAY);
+        let time: String = time.to_string().replace('T', " ").chars().take(16).collect();
+        say.remark(format!("{}  {time:16}{}", self.at(), figures(flow)));
+    }
+
+    fn letters(&mut self, heart: &Heart, say: &mut Say) -> Result<()> {
+        let from = self.letters + 1;
+        let path = format!("/v1/dead?flow=departures&from={from}&limit={LETTERS}");
+        let letters: Vec<LetterView> = heart.client().get(&path)?;
+        for letter in letters {
+            self.letters = letter.n;
+            if letter.key.is_empty() {
+                if !std::mem::replace(&mut self.dead_said, true) {
+                    let line = letter_line(&letter).replacen(
+                        "flights line",
+                        &format!("{} line", self.plan.file_name()),
+                        1,
+                    );
+                    say.remark(format!(
+                        "{}  DEAD   {line}      more: millstream dead list",
+                        self.at()
+                    ));
+                }
+                continue;
+            }
+            if let Some(probe) = heart.probe() {
+                self.seen.restarted = Some((probe.resumed_us, probe.departures));
+            }
+            let resumed = match self.seen.restarted {
+                Some((us, departures)) => {
+                    format!("; called again {us} us later with the state of departure {departures}")
+                }
+                None => String::new(),
+            };
+            say.remark(format!(
+                "{}  CRASH  {}/{}  {} in handle, line {}{resumed}; no other key touched",
+                self.at(),
+                letter.operator,
+                letter.key,
+                letter.error,
+                letter.place,
+            ));
+        }
+        Ok(())
+    }
+
+    /// Kills the node while a turn is in flight, starts it again, and waits for new rows.
+    fn kill(&mut self, heart: &mut Heart, say: &mut Say) -> Result<()> {
+        let aim = Instant::now();
+        while self.in_step.is_empty() && aim.elapsed() < AIM_MAX {
+            self.in_step = self.look(heart)?.0.in_step;
+        }
+        let (pid, at) = (heart.pid(), self.at());
+        let killed = Instant::now();
+        heart.kill()?;
+        self.seen.killed = true;
+        self.seen.in_flight = self.in_step.trim_start_matches("departures/").to_string();
+        let turn = match self.seen.in_flight.as_str() {
+            "" => "no turn seen in flight".to_string(),
+            turn => format!("a turn of {turn} in flight"),
+        };
+        say.remark(format!("{at}  KILL   SIGKILL to node {pid}, {turn}; heart: started again"));
+        // What the log has is what is left: the directory says so while nobody runs.
+        let log = embedded::open_read_only(heart.dir(), embedded::Options::default())?;
+        let left = log.ledger().sources.values().map(|s| s.units).sum::<u64>();
+        drop(log);
+        heart.restart()?;
+        loop {
+            let (_, flow) = self.look(heart)?;
+            if flow.units > left || flow.state == "finished" {
+                break;
+            }
+        }
+        self.seen.resumed_ms = killed.elapsed().as_secs_f64() * 1e3;
+        say.remark(format!(
+            "{}  RESUME all tasks at their last committed turn; first new row after {:.2} s",
+            self.at(),
+            self.seen.resumed_ms / 1e3
+        ));
+        Ok(())
+    }
+
+    fn end(&mut self, flow: &FlowView, say: &mut Say) {
+        self.seen.seconds = self.begun.elapsed().as_secs_f64();
+        say.remark(format!("{}  {:16}{}", self.at(), "input ended", figures(flow)));
+        let (key, _) = VICTIM;
+        if self.plan.panic_at.is_some() && self.seen.restarted.is_none() {
+            say.remark(format!(
+                "       (how fast {key} was back is unknown: the kill came between)"
+            ));
+        }
+        say.remark("");
+    }
+}
+
+fn figures(flow: &FlowView) -> String {
+    let alerts = flow.stages.iter().find(|s| s.name == "alerts").map_or(0, |s| s.read);
+    format!(
+        "  {:>8}  {:>9}  {:>6}  {:>4}  {:>8}",
+        number(flow.units.saturating_sub(1)),
+        number(flow.keys()),
+        number(alerts),
+        number(flow.dead),
+        number(flow.restarts)
+    )
+}

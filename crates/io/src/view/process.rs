@@ -1,0 +1,186 @@
+//! Processes: the state of one key, read from the log or from its task.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use millstream_core::{
+    Code, Error, Key, Result, Slot,
+    engine::Engine,
+    key::display,
+    nearest,
+    turn::{TableId, TaskId},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Turns a process's committed bytes into something to look at: an object with at least `version`,
+/// `timers` and `state`. Handed in, since only the typed API knows what it has written.
+pub type ShowState = Arc<dyn Fn(&[u8]) -> Result<Value> + Send + Sync>;
+
+/// A process as it was last committed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProcessView {
+    /// Its flow.
+    pub flow: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its key.
+    pub key: String,
+    /// The partition that has it, which is also its task's number.
+    pub partition: u32,
+    /// Version, timers and state.
+    #[serde(flatten)]
+    pub process: Value,
+}
+
+/// The tasks of a process kind, per flow that has it: `(flow, tasks by partition)`.
+///
+/// # Errors
+/// [`Code::Unknown`] with "did you mean" if no flow has the kind.
+fn tasks(engine: &dyn Engine, kind: &str) -> Result<Vec<(String, BTreeMap<u32, TaskId>)>> {
+    let mut flows: BTreeMap<String, BTreeMap<u32, TaskId>> = BTreeMap::new();
+    let mut kinds = Vec::new();
+    for (name, id, _) in engine.tasks() {
+        let mut parts = name.rsplitn(3, '/');
+        let (Some(partition), Some(stage), Some(flow)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
+        if stage == kind
+            && let Ok(partition) = partition.parse()
+        {
+            flows.entry(flow.to_string()).or_default().insert(partition, id);
+        }
+        kinds.push(stage.to_string());
+    }
+    match flows.is_empty() {
+        false => Ok(flows.into_iter().collect()),
+        true => Err(unknown_kind(kind, kinds.iter().map(String::as_str))),
+    }
+}
+
+/// That there is no such kind, and which there are.
+pub(crate) fn unknown_kind<'a>(kind: &str, kinds: impl Iterator<Item = &'a str> + Clone) -> Error {
+    let error = Error::new(Code::Unknown, format!("there is no process kind `{kind}`"));
+    match nearest(kind, kinds.clone()) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => {
+            let mut kinds: Vec<&str> = kinds.collect();
+            kinds.dedup();
+            error.help(format!("there are: {}", kinds.join(", ")))
+        }
+    }
+}
+
+/// That there is no such process.
+pub(crate) fn unknown_key(kind: &str, key: &str) -> Error {
+    Error::new(Code::Unknown, format!("there is no process {kind}/{key}"))
+        .help("a process exists from its first event until it ends; keys are case-sensitive")
+}
+
+/// A process's committed bytes, read from the log.
+///
+/// *Cost:* reads the state of its partition.
+///
+/// # Errors
+/// [`Code::Unknown`] if there is no such kind or key.
+pub fn process_in_log(engine: &dyn Engine, kind: &str, key: &str) -> Result<(Found, Vec<u8>)> {
+    let table = TableId::of(kind);
+    for (flow, tasks) in tasks(engine, kind)? {
+        // Tasks are numbered from 0 and all exist, or none has state.
+        let partitions = tasks.last_key_value().map_or(1, |(last, _)| last + 1);
+        for candidate in Key::candidates(key) {
+            let partition = Slot::of(candidate.bytes()).partition(partitions);
+            let Some(task) = tasks.get(&partition) else { continue };
+            let mut found = None;
+            engine.visit_state(*task, &mut |change| {
+                if change.table == table && change.key == candidate.bytes() {
+                    found = change.value.map(<[u8]>::to_vec);
+                }
+                Ok(())
+            })?;
+            if let Some(bytes) = found {
+                let key = display(candidate.bytes());
+                return Ok((Found { flow, kind: kind.into(), key, partition }, bytes));
+            }
+        }
+    }
+    Err(unknown_key(kind, key))
+}
+
+/// Which process was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Its flow.
+    pub flow: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its key, as a person reads it.
+    pub key: String,
+    /// Its partition.
+    pub partition: u32,
+}
+
+impl Found {
+    /// The whole view, given how state is shown.
+    ///
+    /// # Errors
+    /// If the bytes cannot be shown.
+    pub fn view(self, bytes: &[u8], show: &ShowState) -> Result<ProcessView> {
+        let Found { flow, kind, key, partition } = self;
+        Ok(ProcessView { flow, kind, key, partition, process: show(bytes)? })
+    }
+}
+
+/// A process, read from the log.
+///
+/// # Errors
+/// As [`process_in_log`].
+pub fn find_process(
+    engine: &dyn Engine,
+    kind: &str,
+    key: &str,
+    show: &ShowState,
+) -> Result<ProcessView> {
+    let (found, bytes) = process_in_log(engine, kind, key)?;
+    found.view(&bytes, show)
+}
+
+/// All processes of a kind behind key `after`, in the order of their key bytes, at most `limit`.
+///
+/// *Cost:* reads the kind's whole state.
+///
+/// # Errors
+/// [`Code::Unknown`] if there is no such kind.
+pub fn processes(
+    engine: &dyn Engine,
+    kind: &str,
+    after: Option<&str>,
+    limit: usize,
+    show: &ShowState,
+) -> Result<Vec<ProcessView>> {
+    let table = TableId::of(kind);
+    let after = after.map(|key| Key::text(key).bytes().to_vec());
+    let mut all = BTreeMap::new();
+    for (flow, tasks) in tasks(engine, kind)? {
+        for (partition, task) in tasks {
+            engine.visit_state(task, &mut |change| {
+                if change.table != table || after.as_deref().is_some_and(|a| change.key <= a) {
+                    return Ok(());
+                }
+                let place = (change.key.to_vec(), flow.clone());
+                match change.value {
+                    Some(value) => all.insert(place, (partition, value.to_vec())),
+                    None => all.remove(&place),
+                };
+                Ok(())
+            })?;
+            while all.len() > limit {
+                all.pop_last();
+            }
+        }
+    }
+    let view = |((key, flow), (partition, bytes)): ((Vec<u8>, String), (u32, Vec<u8>))| {
+        Found { flow, kind: kind.into(), key: display(&key), partition }.view(&bytes, show)
+    };
+    all.into_iter().map(view).collect()
+}

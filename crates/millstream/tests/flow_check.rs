@@ -1,0 +1,122 @@
+//! What does not fit together is said before anything runs: where, what, why, what to do.
+
+use millstream::prelude::*;
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    key: String,
+    at: Time,
+    value: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Count {
+    key: String,
+    rows: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Misread {
+    key: String,
+    rows: String,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Keyed;
+
+impl Process for Keyed {
+    type In = Row;
+    type Out = Row;
+
+    fn handle(&mut self, row: Row, ctx: &mut Context<Self>) -> Result<()> {
+        ctx.emit(row);
+        Ok(())
+    }
+}
+
+fn rows() -> Flow {
+    Flow::new("f").source("rows", Stdin::json_lines()).rows::<Row>()
+}
+
+fn minute() -> Window {
+    Window::tumble("at", Duration::from_mins(1))
+}
+
+/// The flow's name and code are the same each time; what follows is what matters.
+fn says(flow: Flow, wanted: &str) {
+    let said = flow.check().unwrap_err().to_string();
+    assert_eq!(said.strip_prefix("error[M0010]: flow `f`: "), Some(wanted), "{said}");
+}
+
+#[test]
+fn a_flow_that_fits_is_accepted() {
+    let flow = rows()
+        .event_time("at", Duration::ZERO)
+        .key_by("key")
+        .window("counts", minute(), [Aggregate::count("rows")])
+        .map("count", |c: Count| c)
+        .sink("out", Discard::new());
+    flow.check().unwrap();
+}
+
+#[test]
+fn a_window_needs_a_source_with_event_time() {
+    let flow = || rows().key_by("key").window("counts", minute(), [Aggregate::count("rows")]);
+    says(
+        flow(),
+        "source `rows` has no event time, so no window closes\n  \
+         = put `.event_time(column, delay)` behind the source",
+    );
+    let behind = rows().map("same", |r: Row| r).key_by("key");
+    assert!(behind.window("counts", minute(), [Aggregate::count("rows")]).check().is_err());
+}
+
+#[test]
+fn a_field_is_read_as_what_its_column_is() {
+    let flow = rows()
+        .event_time("at", Duration::ZERO)
+        .key_by("key")
+        .window("counts", minute(), [Aggregate::count("rows")])
+        .map("misread", |c: Misread| c);
+    says(
+        flow,
+        "column `rows` is UInt64, and `misread` reads it as Utf8\n  \
+         = change the field's type, or the step before, so that they agree",
+    );
+}
+
+#[test]
+fn a_missing_column_is_guessed() {
+    says(
+        rows().key_by("kye").process::<Keyed>("keyed", OnError::Stop),
+        "`key_by` asks for column `kye`, which its stream lacks\n  = did you mean `key`?",
+    );
+}
+
+#[test]
+fn a_keyed_step_needs_a_key() {
+    says(
+        rows().process::<Keyed>("keyed", OnError::Stop),
+        "nothing says by which key `keyed` works\n  = put `.key_by(column)` before it",
+    );
+    says(
+        rows().key_by("value").process::<Keyed>("keyed", OnError::Stop),
+        "column `value` is Float64 and cannot be a key\n  \
+         = a key is text, an integer, a bool, bytes or a timestamp",
+    );
+}
+
+#[test]
+fn steps_have_names_of_their_own() {
+    says(
+        rows().sink("rows", Discard::new()),
+        "two steps are called `rows`\n  \
+         = state and streams are found again by name, so each step needs its own",
+    );
+    says(
+        rows().sink("a b", Discard::new()),
+        "`a b` cannot name a step\n  = names are made of letters, digits, `_` and `-`",
+    );
+    says(rows().from("row"), "there is no step `row` to go on from");
+    says(rows().from_side("rows", "$late"), "step `rows` has no side output `$late`");
+}
