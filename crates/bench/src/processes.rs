@@ -166,11 +166,11 @@ pub fn part(part: &Part) -> report::Result<Made> {
         handled(&running, keys)?;
         made.create_s = begun.elapsed().as_secs_f64();
         made.rss_after = machine::rss_bytes();
-        let (begun, read) = (Instant::now(), machine::read_bytes());
+        let (begun, read) = (Instant::now(), machine::workers_read_bytes());
         feed.allow(keys + part.again);
         handled(&running, keys + part.again)?;
         made.again_s = begun.elapsed().as_secs_f64();
-        made.read_bytes = machine::read_bytes() - read;
+        made.read_bytes = machine::workers_read_bytes() - read;
     }
     made.alive = alive(&running);
     made.wrong = wrong(&running, part)?;
