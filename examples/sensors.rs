@@ -83,7 +83,7 @@ pub fn flow(readings: Generator, changes: &str) -> Flow {
 pub fn reading(row: u64, rng: &mut Rng) -> serde_json::Value {
     let sensor = rng.below(40);
     let s = row / 10; // ten readings a second
-    let asleep = (s / 60 + sensor) % 20 == 0; // each is silent for a minute in twenty
+    let asleep = (s / 60 + sensor).is_multiple_of(20); // each is silent for a minute in twenty
     let sensor = if asleep { 40 } else { sensor };
     let day = (s as f64 / 3_600.0 * std::f64::consts::PI + sensor as f64).sin();
     let celsius = 60.0 + 20.0 * day + 10.0 * rng.unit();

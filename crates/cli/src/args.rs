@@ -129,7 +129,8 @@ pub struct Demo {
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// Rows per second
-    #[arg(long, default_value_t = 2_500, value_parser = clap::value_parser!(u64).range(100..=100_000))]
+    #[arg(long, default_value_t = 2_500)]
+    #[arg(value_parser = clap::value_parser!(u64).range(100..=100_000))]
     pub rate: u64,
     /// As fast as is still worth watching: 25,000 rows per second
     #[arg(long, conflicts_with = "rate")]

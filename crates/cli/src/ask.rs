@@ -135,7 +135,7 @@ fn show_flow(flow: &FlowView, say: &mut Say) {
         "\nflow {}   {}   {} in, {} dead, {} waiting",
         flow.name,
         flow.state,
-        count(flow.rows + flow.dead.min(flow.units.saturating_sub(flow.rows)), "row", "rows"),
+        count(flow.records, "record", "records"),
         number(flow.dead),
         number(flow.backlog_rows)
     ));

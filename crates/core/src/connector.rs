@@ -34,6 +34,12 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
+    /// Whether [`Source::fields`] are those of one row, and others may have more or fewer. A flow
+    /// is then not refused for a field that this row happens to lack.
+    fn fields_vary(&self) -> bool {
+        false
+    }
+
     /// Opens a partition to produce rows of `schema`, from a position a chunk has named before, or
     /// from the beginning if `position` is empty.
     ///

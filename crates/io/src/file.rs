@@ -168,6 +168,10 @@ impl Source for JsonLinesFile {
         Ok(self.0.first_unit()?.and_then(|line| json::keys(&line)))
     }
 
+    fn fields_vary(&self) -> bool {
+        true
+    }
+
     fn open(
         &self,
         _partition: u32,

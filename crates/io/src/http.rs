@@ -1,6 +1,6 @@
 //! The node's HTTP server: records come in, and people and programs ask how things are.
 //!
-//! *Routes.* Ingest: `POST /v1/streams/{name}/records`. Control, all JSON:
+//! *Routes.* Ingest: `POST /v1/streams/{name}/records` (see [`HttpSource`]). Control, all JSON:
 //! `GET /v1/status`, `/v1/flows`, `/v1/streams`, `/v1/streams/{name}/tail?partition=&from=&limit=`
 //! (JSON lines), `/v1/processes/{kind}?after=&limit=`, `/v1/processes/{kind}/{key}`,
 //! `POST /v1/processes/{kind}/{key}/kill`, `/v1/dead?flow=&from=&limit=`, `/v1/dead/{n}?flow=`,
@@ -29,9 +29,11 @@
 mod answer;
 mod client;
 mod control;
+mod ingest;
 mod server;
 
 pub use answer::ErrorBody;
 pub use client::{Client, escape};
 pub use control::Killed;
+pub use ingest::{Accepted, BODY_BYTES_MAX, HttpSource};
 pub use server::{DEFAULT_ADDRESS, Server, Setup};

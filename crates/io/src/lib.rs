@@ -26,6 +26,7 @@ pub use csv::CsvDecoder;
 pub use discard::Discard;
 pub use file::{CsvFile, JsonLinesFile, JsonLinesSink};
 pub use generator::Generator;
+pub use http::HttpSource;
 pub use json::{JsonDecoder, JsonEncoder};
 pub use paced::{Pace, Paced};
 pub use stdio::{Stdin, Stdout};

@@ -3,7 +3,12 @@
 //! The builder only writes down what is asked for; [`crate::plan`] finds schemas, cuts stages and
 //! says what does not fit.
 
-use std::{any::TypeId, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    any::{Any, TypeId},
+    collections::BTreeMap,
+    sync::Arc,
+    time::Duration,
+};
 
 use arrow_schema::{FieldRef, SchemaRef};
 use millstream_core::{
@@ -11,6 +16,7 @@ use millstream_core::{
     connector::{Sink, Source},
     operator::Operator,
 };
+use millstream_io::HttpSource;
 use millstream_runtime::stage::Limits;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_arrow::schema::{SchemaLike, TracingOptions};
@@ -75,6 +81,8 @@ pub struct Flow {
     pub(crate) partitions: u32,
     pub(crate) limits: Limits,
     pub(crate) wrong: Vec<Error>,
+    /// Sources that a node's HTTP server feeds.
+    pub(crate) http: Vec<HttpSource>,
     at: Vec<Upstream>,
 }
 
@@ -87,6 +95,7 @@ impl Flow {
             partitions: PARTITIONS,
             limits: Limits::default(),
             wrong: Vec::new(),
+            http: Vec::new(),
             at: Vec::new(),
         }
     }
@@ -112,6 +121,8 @@ impl Flow {
     /// Rows from a connector. Only the columns that later steps ask for are decoded.
     pub fn source(mut self, name: &str, source: impl Source + 'static) -> Flow {
         self.at = Vec::new();
+        // The server must know it too; no other source concerns the node.
+        self.http.extend((&source as &dyn Any).downcast_ref::<HttpSource>().cloned());
         let kind = StepKind::Source { source: Arc::new(source), event_time: None, rows: None };
         self.push(name, kind)
     }

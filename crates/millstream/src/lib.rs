@@ -1,4 +1,49 @@
 //! Real-time stream processing that fails the way Erlang does: one key at a time.
+//!
+//! Every key is a supervised process with durable state. A record that cannot be handled is set
+//! aside; a crash of the node loses nothing and counts nothing twice.
+//!
+//! ```no_run
+//! use millstream::prelude::*;
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Departure {
+//!     tailnum: String,
+//!     dep_delay: f64, // "NA" is no number: that row becomes a dead letter
+//! }
+//!
+//! #[derive(Default, Serialize, Deserialize)]
+//! struct Aircraft {
+//!     late_in_a_row: u32, // the state of one process
+//! }
+//!
+//! impl Process for Aircraft {
+//!     type In = Departure;
+//!     type Out = Departure;
+//!
+//!     fn handle(&mut self, d: Departure, ctx: &mut Context<Self>) -> Result<()> {
+//!         self.late_in_a_row = if d.dep_delay >= 60.0 { self.late_in_a_row + 1 } else { 0 };
+//!         if self.late_in_a_row == 3 {
+//!             ctx.emit(d);
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> Result<()> {
+//!     let flow = Flow::new("departures")
+//!         .source("flights", CsvFile::open("examples/data/flights-2013-01.csv"))
+//!         .key_by("tailnum") // one supervised process per aircraft
+//!         .process::<Aircraft>("aircraft", OnError::DeadLetter)
+//!         .sink("alerts", JsonLinesFile::create("out/departures.jsonl"));
+//!     Node::embedded("millstream-data").run(flow)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`Flow`] says what there is to do, [`Process`] and [`Context`] what a key does, [`Window`] and
+//! [`Aggregate`] what is counted, [`Node`] runs it, and [`test::TestNode`] runs it in a test, with
+//! time and crashes in the test's hand.
 
 mod flow;
 mod host;
@@ -30,11 +75,28 @@ pub use window::{Accumulator, Aggregate, WINDOW_END, WINDOW_START, Window};
 pub mod prelude {
     pub use std::time::Duration;
 
-    pub use millstream_io::{CsvFile, Discard, Generator, JsonLinesFile, Stdin, Stdout};
+    pub use millstream_io::{
+        CsvFile, Discard, Generator, HttpSource, JsonLinesFile, Stdin, Stdout,
+    };
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
         Accumulator, Aggregate, At, Context, Failure, Flow, Key, Node, OnError, Process,
         ProcessOptions, Result, Time, Window,
     };
+}
+
+/// Compiles and runs the code in the project's documents.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../../README.md")]
+    mod readme {}
+    #[doc = include_str!("../../../docs/getting-started.md")]
+    mod getting_started {}
+    #[doc = include_str!("../../../docs/typed-api.md")]
+    mod typed_api {}
+    #[doc = include_str!("../../../docs/testing.md")]
+    mod testing {}
+    #[doc = include_str!("../../../docs/errors.md")]
+    mod errors {}
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use millstream_core::{Error, Result, engine::Engine};
+use millstream_core::{Code, Error, Key, Result, engine::Engine};
 use millstream_io::http::{Server, Setup};
 use millstream_runtime::{
     embedded::{self, EmbeddedEngine},
@@ -14,7 +14,7 @@ use millstream_runtime::{
     threads::{ThreadConnectors, Workers, now},
 };
 
-use crate::{flow::Flow, plan::plan, target::show};
+use crate::{flow::Flow, host::decode_state, plan::plan, process::Process, target::show};
 
 /// How often a draining node is looked at.
 const DRAIN_EVERY: Duration = Duration::from_millis(5);
@@ -130,6 +130,17 @@ impl Running {
     /// # Errors
     /// If it does not fit together, or one of its name runs already.
     pub fn deploy(&self, flow: &Flow) -> Result<()> {
+        for source in &flow.http {
+            let Some(server) = &self.server else {
+                let (flow, source) = (flow.name(), source.name());
+                return Err(Error::new(
+                    Code::Plan,
+                    format!("flow `{flow}`: source `{source}` takes records by HTTP, and the node does not listen"),
+                )
+                .help("let it: Node::embedded(..).http(\"127.0.0.1:7070\")"));
+            };
+            server.register(flow.name(), source)?;
+        }
         let stages = plan(flow, &mut |spec| self.engine.create_stream(spec))?;
         self.heart.deploy(stages, now())
     }
@@ -147,6 +158,16 @@ impl Running {
     /// Every law of the ledger, over what is committed.
     pub fn ledger(&self) -> millstream_core::ledger::Ledger {
         self.engine.ledger()
+    }
+
+    /// The committed state of the process of a kind and key, if there is one.
+    ///
+    /// # Errors
+    /// If the state cannot be read as `P`.
+    pub fn state<P: Process>(&self, kind: &str, key: &Key) -> Result<Option<P>> {
+        let bytes = self.heart.inspect(kind, key.bytes());
+        let state = bytes.map(|b| decode_state(&b)).transpose();
+        state.map_err(|e| Error::corrupt(e.to_string()))
     }
 
     /// Waits until a flow has finished, failed or stopped.
@@ -167,6 +188,7 @@ impl Running {
     /// everything was worked off; what was not is still there when the node starts again.
     pub fn drain(&self, wait: Duration) -> bool {
         self.heart.drain();
+        // Clock: the caller waits, no task does.
         let begun = std::time::Instant::now();
         while !self.heart.is_drained() {
             if begun.elapsed() > wait {

@@ -26,6 +26,10 @@ use crate::{
 /// Bytes of dead letters, late rows and side outputs that are kept for a reader to come.
 const RETAIN_BYTES: u64 = 1 << 30;
 
+/// A mailbox keeps everything for its task, even while the task has not been opened yet; from then on
+/// it keeps what the task has not read.
+const KEEP_ALL: u64 = u64::MAX;
+
 type CreateStream<'a> = &'a mut dyn FnMut(&StreamSpec) -> Result<StreamId>;
 
 /// The stages of a flow; streams are made (or only numbered) by `create`.
@@ -213,8 +217,12 @@ impl Planner<'_> {
             }
         }
         if let Some(names) = known {
+            let any = fields.iter().any(|f| names.contains(f.name()));
             for field in &fields {
-                if !names.contains(field.name()) {
+                // One row may lack a field, or be a bad one; a name close to it is a slip.
+                let slip = || nearest(field.name(), names.iter().map(String::as_str)).is_some();
+                let may_lack = source.fields_vary() && (field.is_nullable() || any && !slip());
+                if !names.contains(field.name()) && !may_lack {
                     let names: Vec<&str> = names.iter().map(String::as_str).collect();
                     return Err(missing(
                         self.error(format!(
@@ -376,7 +384,7 @@ impl Planner<'_> {
         for &head in heads.iter().filter(|h| !self.step(**h).from.is_empty()) {
             let partitions = self.partitions_of(head);
             let schema = &schemas[&self.step(head).from[0]];
-            let id = stream(self.step(head).name.clone(), schema, partitions, 0)?;
+            let id = stream(self.step(head).name.clone(), schema, partitions, KEEP_ALL)?;
             inboxes.insert(head, Mailbox { stream: id, partitions });
         }
         let mailbox_order: Vec<usize> = heads

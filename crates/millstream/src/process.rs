@@ -134,7 +134,7 @@ pub(crate) struct Moment {
 }
 
 /// What a handler may ask and do.
-pub struct Context<'a, P: Process + ?Sized> {
+pub struct Context<'a, P: Process> {
     pub(crate) key: &'a [u8],
     pub(crate) moment: Moment,
     pub(crate) kind: &'a str,

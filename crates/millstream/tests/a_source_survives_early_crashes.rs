@@ -19,9 +19,13 @@ fn a_source_that_dies_before_its_first_commit_loses_nothing() {
             .map("same", |row: Row| row)
             .sink("out", JsonLinesFile::create("-"));
         let mut t = TestNode::new(flow).seed(seed);
-        (0..10).for_each(|n| drop(t.put("rows", json!({ "n": n }))));
+        for n in 0..10 {
+            t.put("rows", json!({ "n": n }));
+        }
         for crash in 0..4 {
-            (0..=crash).for_each(|_| drop(t.world().step()));
+            for _ in 0..=crash {
+                t.world().step();
+            }
             t.crash(Crash::Now);
         }
         t.end().run_until_idle();

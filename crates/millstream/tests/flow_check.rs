@@ -1,5 +1,7 @@
 //! What does not fit together is said before anything runs: where, what, why, what to do.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use millstream::prelude::*;
 
 #[derive(Serialize, Deserialize)]
@@ -119,4 +121,26 @@ fn steps_have_names_of_their_own() {
     );
     says(rows().from("row"), "there is no step `row` to go on from");
     says(rows().from_side("rows", "$late"), "step `rows` has no side output `$late`");
+}
+
+#[test]
+fn a_file_of_json_is_judged_by_its_first_row_with_care() {
+    #[derive(Serialize, Deserialize)]
+    struct Loose {
+        key: String,
+        value: f64,
+        note: Option<String>,
+    }
+    let folder = millstream::test::Folder::new("first-row");
+    let check = |first: &str| {
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, format!("{first}\n")).unwrap();
+        Flow::new("f").source("rows", JsonLinesFile::open(path)).rows::<Loose>().check()
+    };
+    check(r#"{"key":"a","value":1}"#).unwrap(); // an `Option` may be missing
+    check(r#"{"key":"a"}"#).unwrap(); // a bad row will be set aside, as it would be further on
+    let slip = check(r#"{"key":"a","valeu":1}"#).unwrap_err().to_string();
+    assert!(slip.contains("did you mean `valeu`?"), "{slip}");
+    let other = check(r#"{"something":"else"}"#).unwrap_err().to_string();
+    assert!(other.contains("has no field `key`"), "{other}");
 }

@@ -1,5 +1,7 @@
 //! Faults built in on purpose: each must turn the simulation red, or the simulation proves nothing.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 #[path = "simulation/flows.rs"]
 mod flows;
 #[path = "simulation/oracle.rs"]

@@ -1,5 +1,7 @@
 //! What a process may rely on, one sentence each.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use millstream::{
     prelude::*,
     runtime::node::FlowState,

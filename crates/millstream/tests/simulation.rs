@@ -4,6 +4,8 @@
 //! `MILLSTREAM_SEEDS=1000 cargo test --release -p millstream --test simulation -- long --ignored`
 //! runs as many as you like. A failure prints its seed; `MILLSTREAM_SEED=n` runs that one alone.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 #[path = "simulation/flows.rs"]
 mod flows;
 #[path = "simulation/oracle.rs"]
@@ -33,9 +35,12 @@ fn random_flows_equal_the_oracle() {
     }
 }
 
+/// A fault, and how often a run has met it.
+type Met = (&'static str, fn(&Coverage) -> u64);
+
 /// A run that has met none of a fault proves nothing about it.
 fn check_coverage(all: &[Coverage]) {
-    let met: [(&str, fn(&Coverage) -> u64); 16] = [
+    let met: [Met; 16] = [
         ("fence", |c| c.engine.fence),
         ("unknown commit", |c| c.engine.unknown),
         ("retry", |c| c.engine.retry),

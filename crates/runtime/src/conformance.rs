@@ -1,8 +1,8 @@
 //! The suite every engine must pass, whatever it is made of.
 //!
-//! *How:* implement [`Subject`] for the engine and call [`run_all`] with a maker of empty ones. Each
-//! check is a function of its own in [`CHECKS`]; it panics, saying what it expected, if the engine
-//! breaks the contract of [`millstream_core::engine`].
+//! *How:* implement [`Subject`] for the engine and call [`run_all`] with a maker of empty ones.
+//! Each check is a function of its own in [`CHECKS`]; it panics, saying what it expected, if the
+//! engine breaks the contract of [`millstream_core::engine`].
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test suite: a panic is its verdict")]
 

@@ -14,8 +14,9 @@
 //! - A segment is removed only when a durable snapshot says that nothing in it is needed.
 //! - Bytes before a position known durable are never cut: if they are bad, opening is refused.
 //!
-//! *Failure:* a failed or full write leaves the batch queued, and the next step tries again. After a
-//! failed sync the tail is written anew elsewhere. A crash loses what was not durable, nothing else.
+//! *Failure:* a failed or full write leaves the batch queued, and the next step tries again. After
+//! a failed sync the tail is written anew elsewhere. A crash loses what was not durable, nothing
+//! else.
 //!
 //! *Limits:* [`Options`]. The queue of turns not yet durable is bounded by its producers, who watch
 //! [`EmbeddedEngine::pending_bytes`].

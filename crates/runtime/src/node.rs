@@ -156,6 +156,7 @@ struct Tenant {
     ended: AtomicBool,
     /// What is to be known without waiting for the task: as of its last step.
     keys: AtomicU64,
+    settled: AtomicBool,
     stats: Mutex<TaskStats>,
 }
 
@@ -227,7 +228,7 @@ impl Node {
             return Err(Error::new(Code::Conflict, format!("a flow `{name}` runs already")));
         }
         let number = flows.len();
-        let streams: Vec<StreamId> = stages.iter().flat_map(|s| inputs(s)).collect();
+        let streams: Vec<StreamId> = stages.iter().flat_map(inputs).collect();
         let paused = Arc::new(AtomicBool::new(false));
         let gate = self.gate(streams.clone(), paused.clone());
         let mut spec = FlowSpec::new(&name);
@@ -321,6 +322,7 @@ impl Node {
             let mut task = lock(&tenant.task);
             let did = task.step(now);
             tenant.keys.store(task.keys() as u64, Ordering::Relaxed);
+            tenant.settled.store(task.is_settled(), Ordering::Relaxed);
             *lock(&tenant.stats) = task.stats();
             did
         };
@@ -550,11 +552,8 @@ impl Node {
         let path = TaskPath::new(&kind.flow, &kind.name, task);
         let Some((_, slot)) = self.slot(&path) else { return Looked::Missing };
         let tenant = lock(&slot.current).clone();
-        let looked = match tenant.task.try_lock() {
-            Ok(mut task) => task.look(&kind.name, key),
-            Err(_) => Looked::Busy,
-        };
-        looked
+        let task = tenant.task.try_lock();
+        task.map_or(Looked::Busy, |mut task| task.look(&kind.name, key))
     }
 
     /// Says on `$supervisor` that a person has ended a process.
@@ -586,12 +585,21 @@ impl Node {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing is left to work off: all streams are read and no task is ready.
+    /// Whether nothing is left to work off: all streams are read, no task is ready, and sinks have
+    /// written what was committed.
     pub fn is_drained(&self) -> bool {
-        let flows = lock(&self.flows);
-        flows.values().all(|f| {
-            self.queue.quiet(&f.slots).is_some()
-                && f.streams.iter().all(|s| self.engine.backlog(*s).rows == 0)
+        let flows: Vec<_> =
+            lock(&self.flows).values().map(|f| (f.slots.clone(), f.streams.clone())).collect();
+        let slots = lock(&self.slots).clone();
+        let settled = |id: &SlotId| {
+            let slot = slots.get(*id);
+            slot.is_none_or(|s| lock(&s.current).settled.load(Ordering::Relaxed))
+        };
+        flows.iter().all(|(ids, streams)| {
+            let Some(before) = self.queue.quiet(ids) else { return false };
+            ids.iter().all(settled)
+                && streams.iter().all(|s| self.engine.backlog(*s).rows == 0)
+                && self.queue.quiet(ids) == Some(before)
         })
     }
 
@@ -653,6 +661,7 @@ fn tenant(task: Task) -> Arc<Tenant> {
         since: AtomicI64::new(i64::MIN),
         ended: AtomicBool::new(false),
         keys: AtomicU64::new(0),
+        settled: AtomicBool::new(true),
         stats: Mutex::default(),
     })
 }

@@ -23,7 +23,8 @@
 //! *Failure:* a supervisor holds nothing durable; after a crash of the node it starts anew, with an
 //! empty window.
 //! *Limits:* a supervisor remembers `max` + 1 restarts; see each part for its own.
-//! *Source:* Erlang/OTP `stdlib`, `supervisor`; its test suite is ported by name in `tests/otp*.rs`.
+//! *Source:* Erlang/OTP `stdlib`, `supervisor`; its test suite is ported by name in
+//! `tests/otp*.rs`.
 
 mod backoff;
 mod breaker;

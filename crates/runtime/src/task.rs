@@ -130,13 +130,16 @@ struct Live {
     gated: bool,
     rotation: usize,
     unsettled: VecDeque<Ticket>,
-    awaiting: VecDeque<(Ticket, Vec<Box<dyn FnOnce() + Send>>)>,
+    awaiting: VecDeque<(Ticket, Durable)>,
 }
 
 enum Input {
     Streams(StreamInputs),
     Source(Box<SourceInput>),
 }
+
+/// What a source wants to be called when its turn is durable.
+type Durable = Vec<Box<dyn FnOnce() + Send>>;
 
 /// What a turn takes in, whatever it comes from.
 struct Intake {
@@ -145,7 +148,7 @@ struct Intake {
     next: Progress,
     status: Status,
     rows: usize,
-    durable: Vec<Box<dyn FnOnce() + Send>>,
+    durable: Durable,
 }
 
 impl Task {
@@ -215,6 +218,17 @@ impl Task {
         let operator = live.chain.operators().iter_mut().find(|o| o.name() == kind)?;
         let tables = operator.tables();
         tables.into_iter().find_map(|t| t.sealed(key).map(<[u8]>::to_vec))
+    }
+
+    /// Whether nothing it has begun is open: turns are durable where somebody waits for it, and a
+    /// sink has written what was committed.
+    pub fn is_settled(&self) -> bool {
+        let settled = |live: &Live| {
+            live.unsettled.is_empty()
+                && live.awaiting.is_empty()
+                && live.sink.as_ref().is_none_or(SinkOutput::is_written)
+        };
+        self.live.as_ref().is_none_or(settled)
     }
 
     /// As [`Task::inspect`], but tells a missing process from a task that is not ready.

@@ -137,6 +137,7 @@ impl Writers {
             },
             None => job,
         };
+        // Bounded by its use: a writer that has a job is not in the pool.
         let (sender, jobs) = mpsc::channel::<WriteJob>();
         let mut next = Some(job);
         let own = sender.clone();

@@ -67,7 +67,7 @@ pub fn watch(plan: &Plan, heart: &mut Heart, say: &mut Say) -> Result<Option<Wat
         let (status, flow) = watch.look(heart)?;
         watch.letters(heart, say)?;
         watch.line(&flow, say);
-        if !watch.seen.killed && flow.units >= kill_at && flow.state == "running" {
+        if !watch.seen.killed && flow.records >= kill_at && flow.state == "running" {
             watch.kill(heart, say)?;
             continue;
         }
@@ -177,12 +177,12 @@ impl Watch<'_> {
         say.remark(format!("{at}  KILL   SIGKILL to node {pid}, {turn}; heart: started again"));
         // What the log has is what is left: the directory says so while nobody runs.
         let log = embedded::open_read_only(heart.dir(), embedded::Options::default())?;
-        let left = log.ledger().sources.values().map(|s| s.units).sum::<u64>();
+        let left = log.ledger().sources.values().map(|s| s.units - s.skipped).sum::<u64>();
         drop(log);
         heart.restart()?;
         loop {
             let (_, flow) = self.look(heart)?;
-            if flow.units > left || flow.state == "finished" {
+            if flow.records > left || flow.state == "finished" {
                 break;
             }
         }
@@ -212,7 +212,7 @@ fn figures(flow: &FlowView) -> String {
     let alerts = flow.stages.iter().find(|s| s.name == "alerts").map_or(0, |s| s.read);
     format!(
         "  {:>8}  {:>9}  {:>6}  {:>4}  {:>8}",
-        number(flow.units.saturating_sub(1)),
+        number(flow.records),
         number(flow.keys()),
         number(alerts),
         number(flow.dead),

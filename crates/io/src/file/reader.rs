@@ -126,7 +126,8 @@ impl FileReader {
         let Some(path) = self.current.next.take() else { return Ok(false) };
         self.current = match Current::open(&self.options, path, &self.spare) {
             Ok(current) => current,
-            Err(e) if e.code() == Code::Unknown => return Ok(false), // rotated once more: look again
+            // Rotated once more: look again.
+            Err(e) if e.code() == Code::Unknown => return Ok(false),
             Err(e) => return Err(e),
         };
         if let Some(units) = self.units_max {

@@ -320,7 +320,7 @@ fn prometheus(status: &view::Status) -> String {
         status.flows.iter().map(line).collect::<Vec<_>>()
     };
     put("flow_running", "gauge", flows(|f| u64::from(f.state == "running")));
-    put("source_units_total", "counter", flows(|f| f.units));
+    put("source_records_total", "counter", flows(|f| f.records));
     put("source_rows_total", "counter", flows(|f| f.rows));
     put("dead_letters_total", "counter", flows(|f| f.dead));
     put("process_restarts_total", "counter", flows(|f| f.restarts));

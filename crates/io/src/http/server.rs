@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use super::{
     answer::{self, ErrorBody},
     control,
+    ingest::{self, HttpSource, Registry},
 };
 use crate::view::{self, ShowState, Status};
 
@@ -56,12 +57,18 @@ pub(super) struct Shared {
     pub node: Arc<Node>,
     pub show: ShowState,
     pub address: SocketAddr,
+    pub registry: Registry,
+    pub stopping: watch::Receiver<bool>,
     started: Instant,
 }
 
 impl Shared {
     pub fn engine(&self) -> &dyn Engine {
         self.node.engine().as_ref()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
     }
 
     pub fn status(&self) -> Result<Status> {
@@ -83,14 +90,16 @@ impl Server {
         let address = address(&setup.listen)?;
         let listener = TcpListener::bind(address).map_err(|e| cannot_listen(address, &e))?;
         let io = |e: std::io::Error| Error::io(address, &e);
+        let (stop, stopping) = watch::channel(false);
         listener.set_nonblocking(true).map_err(io)?;
         let shared = Arc::new(Shared {
             node: setup.node,
             show: setup.show,
             address: listener.local_addr().map_err(io)?,
+            registry: Registry::default(),
+            stopping: stopping.clone(),
             started: Instant::now(),
         });
-        let (stop, stopping) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS)
@@ -112,6 +121,14 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.shared.address
+    }
+
+    /// Lets a source of a flow take records.
+    ///
+    /// # Errors
+    /// [`Code::Conflict`] if another flow has a source of this name.
+    pub fn register(&self, flow: &str, source: &HttpSource) -> Result<()> {
+        self.shared.registry.add(flow, source)
     }
 
     /// Takes no new requests, and waits for the open ones, for a bounded time.
@@ -159,6 +176,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/status", get(control::status))
         .route("/v1/flows", get(control::flows))
         .route("/v1/streams", get(control::streams))
+        .route("/v1/streams/{name}/records", post(ingest::records))
         .route("/v1/streams/{name}/tail", get(control::tail))
         .route("/v1/streams/{flow}/{name}/tail", get(control::tail_in_flow))
         .route("/v1/processes/{kind}", get(control::processes))
@@ -233,7 +251,7 @@ fn cannot_listen(address: SocketAddr, e: &std::io::Error) -> Error {
         std::io::ErrorKind::AddrInUse => {
             Error::new(Code::InUse, format!("{address} is in use by another program"))
                 .help(format!("is it a node? ask it:    millstream status --node {address}"))
-                .help("or take another port:     --listen 127.0.0.1:0 takes any free one")
+                .help("or take another port:    --listen 127.0.0.1:0 takes any free one")
         }
         std::io::ErrorKind::PermissionDenied => {
             Error::io(address, e).help("ports below 1024 are for the system; take a higher one")

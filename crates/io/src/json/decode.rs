@@ -51,6 +51,11 @@ impl JsonDecoder {
         Ok(JsonDecoder { schema, fields, line_bytes_max: LINE_BYTES_MAX, places_hint: 0 })
     }
 
+    /// The schema of its rows.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// Takes lines of at most `bytes`; the default is [`LINE_BYTES_MAX`].
     pub fn line_bytes_max(mut self, bytes: usize) -> JsonDecoder {
         self.line_bytes_max = bytes;

@@ -45,8 +45,8 @@ pub struct FlowView {
     pub state: String,
     /// Why it failed, as printed; empty if it has not.
     pub error: String,
-    /// Units its sources have seen.
-    pub units: u64,
+    /// Records its sources have seen.
+    pub records: u64,
     /// Rows they made of them.
     pub rows: u64,
     /// Dead letters: undecodable units, and records and firings whose handler failed.
@@ -70,7 +70,7 @@ pub struct StageView {
     pub tasks: u32,
     /// Live keys: processes, or windows that are open.
     pub keys: u64,
-    /// Rows its last operator has read.
+    /// Records it has seen, if it is a source; else rows it has read.
     pub read: u64,
     /// Times its tasks were opened again since the node started.
     pub reopened: u64,
@@ -125,7 +125,8 @@ pub fn flows(engine: &dyn Engine, node: Option<&Node>) -> Result<Vec<FlowView>> 
             // A stage is called after its first step; where that is a source, any other will do.
             progress.counters.operators.values().next()
         });
-        entry.read += last.map_or(0, |counted| counted.read);
+        let seen = progress.counters.source.map(|s| s.units.saturating_sub(s.skipped));
+        entry.read += seen.or(last.map(|counted| counted.read)).unwrap_or_default();
     }
     for (name, state) in node.map(|n| n.flows()).unwrap_or_default() {
         let view = &mut flows.entry(name).or_default().0;
@@ -148,7 +149,7 @@ pub fn flows(engine: &dyn Engine, node: Option<&Node>) -> Result<Vec<FlowView>> 
     let view = |(name, (mut view, stages)): (String, (FlowView, BTreeMap<String, StageView>))| {
         let own = |place: &str| place.strip_prefix(&name).is_some_and(|rest| rest.starts_with('/'));
         for (_, counted) in ledger.sources.iter().filter(|(place, _)| own(place)) {
-            view.units += counted.units;
+            view.records += counted.units - counted.skipped.min(counted.units);
             view.rows += counted.rows;
             view.dead += counted.undecodable;
         }

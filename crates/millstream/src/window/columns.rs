@@ -43,12 +43,16 @@ pub(crate) struct Columns {
     output: SchemaRef,
 }
 
+/// The numbers of a column, and which of them are there.
+type Values<'a> = (Cow<'a, [f64]>, Option<&'a NullBuffer>);
+
 /// A batch, ready to be accumulated row by row.
 pub(crate) struct Input<'a> {
     pub keys: Keys,
     pub times: &'a [i64],
     valid_times: Option<&'a NullBuffer>,
-    values: Vec<Option<(Cow<'a, [f64]>, Option<&'a NullBuffer>)>>,
+    /// Per aggregate, what it reads; `None` for a count.
+    values: Vec<Option<Values<'a>>>,
 }
 
 impl Input<'_> {

@@ -1,6 +1,8 @@
 //! The results of every example: on a real node, on simulated ones whatever fails, and by a plain
 //! loop that shares no code with them.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod departures;
 mod departures_hourly;
 mod payments;
@@ -51,11 +53,13 @@ fn simulate(flow: Flow, source: &str, input: &[Value], weather: Weather) -> Test
     let mut t = TestNode::new(flow).seed(seed).turn_rows(turn_rows).setup(|s| s.faults = faults);
     let mut steps = 0;
     for piece in input.chunks(input.len().div_ceil(PIECES).max(1)) {
-        piece.iter().for_each(|row| drop(t.put(source, row.clone())));
+        for row in piece {
+            t.put(source, row.clone());
+        }
         for _ in 0..STEPS {
             t.world().step();
             steps += 1;
-            if crash_every > 0 && steps % crash_every == 0 {
+            if crash_every > 0 && u64::is_multiple_of(steps, crash_every) {
                 t.crash(Crash::Now);
             }
         }

@@ -58,7 +58,7 @@ pub fn run(seed: u64) -> Coverage {
         .setup(|s| {
             s.faults = faults;
             s.engine.segment_bytes = 64 << 10;
-            s.engine.compact_bytes_min = 4 << 10;
+            s.engine.compact_bytes_min = 512;
         });
     let mut rest = rows.as_slice();
     while !rest.is_empty() {

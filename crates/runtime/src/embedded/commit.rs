@@ -242,7 +242,8 @@ impl Committer {
     /// A failed sync must not be repeated: the kernel reports a lost write once, marks the pages
     /// clean and lets the next sync succeed although nothing was saved (PostgreSQL's "fsyncgate").
     /// So the batch, which is exactly what was not durable yet, is written anew to a fresh segment
-    /// that starts at the last durable position; the old segment ends there, whatever follows in it.
+    /// that starts at the last durable position; the old segment ends there, whatever follows in
+    /// it.
     fn sync(&mut self) -> Result<()> {
         let Some(active) = &self.active else { return Ok(()) };
         if self.shared.options.durability == Durability::OsCache {

@@ -1,8 +1,8 @@
 //! Emptying old segments: a few dead letters must not pin gigabytes.
 //!
-//! *How:* what is alive in a mostly dead segment is copied to the end of the log, a bounded piece at
-//! a time. When the copies are durable nothing in the old segment is needed, and the next snapshot
-//! lets it go.
+//! *How:* what is alive in a mostly dead segment is copied to the end of the log, a bounded piece
+//! at a time. When the copies are durable nothing in the old segment is needed, and the next
+//! snapshot lets it go.
 //!
 //! *Invariant:* a frame or delta keeps its identity; readers never notice that it has moved.
 

@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use millstream_core::{Code, Error, Result};
@@ -21,6 +22,8 @@ use super::{
 use crate::disk::{OsDisk, create_dir};
 
 const NAME: &str = "LOCK";
+/// How long whoever asks for the holder may keep a node from starting.
+const LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// Who holds a directory.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -53,10 +56,19 @@ impl DirLock {
             .mode(0o600)
             .open(&path)
             .map_err(io)?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => return Err(in_use(dir, &mut file)),
-            Err(TryLockError::Error(e)) => return Err(io(e)),
-            Ok(()) => {}
+        let begun = Instant::now();
+        loop {
+            match (file.try_lock(), begun.elapsed() < LOOK_MAX) {
+                (Ok(()), _) => break,
+                (Err(TryLockError::Error(e)), _) => return Err(io(e)),
+                // Somebody who asks who holds the directory holds it for the moment himself, shared:
+                // that is no node, and soon over.
+                (Err(TryLockError::WouldBlock), true) if file.try_lock_shared().is_ok() => {
+                    file.unlock().map_err(io)?;
+                    std::thread::yield_now();
+                }
+                (Err(TryLockError::WouldBlock), _) => return Err(in_use(dir, &mut file)),
+            }
         }
         let lock = DirLock { path, file: Mutex::new(file) };
         lock.write(&Holder { pid: std::process::id(), http: None })?;

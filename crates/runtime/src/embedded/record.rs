@@ -2,13 +2,13 @@
 //!
 //! *Format, version 1*, little-endian: `0` magic `MSLR` · `4` version · `5` kind · `6` 0 ·
 //! `8` count of numbers u32 · `12` metadata length u32 · `16` body length u64 · `24` sequence u64 ·
-//! `32` position u64 · `40` synced u64 · `48` body checksum u64 · `56` head checksum u64 (of `0..56`
-//! and the numbers) · the frame numbers given to the record's frames, u64 each · the body: metadata
-//! (MessagePack), then the delta, then the frames, each padded to 8 bytes.
+//! `32` position u64 · `40` synced u64 · `48` body checksum u64 · `56` head checksum u64 (of
+//! `0..56` and the numbers) · the frame numbers given to the record's frames, u64 each · the body:
+//! metadata (MessagePack), then the delta, then the frames, each padded to 8 bytes.
 //!
 //! *Why two checksums:* the body's is computed on the task's thread, before the record has a place;
-//! the head's when the committer writes it. A head with a right checksum and the position it lies at
-//! is a record even if its body is bad, so a scan can tell a torn tail from damage.
+//! the head's when the committer writes it. A head with a right checksum and the position it lies
+//! at is a record even if its body is bad, so a scan can tell a torn tail from damage.
 //!
 //! *Invariant:* `synced` is a position up to which the log was known durable when the record was
 //! written. Bad bytes before it are damage, never a torn tail.

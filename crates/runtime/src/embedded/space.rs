@@ -1,7 +1,7 @@
 //! What takes up room: segments with what is alive in them, and frames cached in memory.
 //!
-//! *Invariant:* a segment's `live` is the sum of the bytes of kept frames and needed deltas that lie
-//! in it. At 0 the segment can go with the next snapshot.
+//! *Invariant:* a segment's `live` is the sum of the bytes of kept frames and needed deltas that
+//! lie in it. At 0 the segment can go with the next snapshot.
 
 use std::{
     collections::{BTreeMap, VecDeque},

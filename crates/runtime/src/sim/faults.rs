@@ -36,7 +36,8 @@ struct State {
     rng: Rng,
     rates: Faults,
     seen: Faults,
-    /// Leases that were taken over while they were about to commit; they try once there is a new one.
+    /// Leases that were taken over while they were about to commit; they try once there is a new
+    /// one.
     zombies: Vec<(Box<dyn Lease>, Turn)>,
     /// The commits, counted; the answer of this one gets lost.
     commits: u64,

@@ -15,10 +15,10 @@
 //! *Breakers.* Each stage has one; while any of a flow's breakers is open, its sources pause.
 //!
 //! *Driving it.* The node hands each thing that happens to [`Tree::handle`], carries out the
-//! decisions in order, and sends [`Event::Tick`] at [`Tree::next_wake`]. Starting a task should mean
-//! to create it and say [`Event::Started`] at once, and a failure to open its lease or its connector
-//! should be an exit: tasks start one after the other, and a task that cannot be started together
-//! with its flow fails the flow at the first attempt, as in OTP.
+//! decisions in order, and sends [`Event::Tick`] at [`Tree::next_wake`]. Starting a task should
+//! mean to create it and say [`Event::Started`] at once, and a failure to open its lease or its
+//! connector should be an exit: tasks start one after the other, and a task that cannot be started
+//! together with its flow fails the flow at the first attempt, as in OTP.
 
 mod pass;
 

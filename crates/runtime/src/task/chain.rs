@@ -98,11 +98,6 @@ impl Chain {
         &mut self.operators
     }
 
-    /// How many operators.
-    pub fn len(&self) -> usize {
-        self.operators.len()
-    }
-
     /// The next processing time at which an operator has something to fire.
     pub fn wake_at(&self) -> Option<Time> {
         self.operators.iter().filter_map(|o| o.wake_at()).min()

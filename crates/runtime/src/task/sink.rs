@@ -90,6 +90,11 @@ impl SinkOutput {
         Ok(matches!(self.state, State::Ready(_)))
     }
 
+    /// Whether everything that was committed is written.
+    pub fn is_written(&self) -> bool {
+        matches!(self.state, State::Ready(_))
+    }
+
     /// Encodes a turn's rows; the note is to be committed with the turn.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! Figures for the design's budgets: `cargo test --release -p millstream-runtime measure -- --ignored
-//! --nocapture`.
+//! Figures for the design's budgets: `cargo test --release -p millstream-runtime measure --
+//! --ignored --nocapture`.
 
 use std::time::Instant;
 

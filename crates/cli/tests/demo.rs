@@ -1,0 +1,134 @@
+//! The demo is not staged: with other rows it prints other numbers, and they are right.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use millstream::{io::rng::Rng, test::Folder};
+use serde_json::Value;
+
+/// The data, each line as its fields.
+fn rows() -> (String, Vec<Vec<String>>) {
+    let path = format!("{}/../../examples/data/flights-2013-01.csv", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(path).unwrap();
+    let mut lines = text.lines();
+    let header = lines.next().unwrap().to_string();
+    (header, lines.map(|l| l.split(',').map(str::to_string).collect()).collect())
+}
+
+/// Takes rows out and values away, as the seed says.
+fn mutate(rows: &mut Vec<Vec<String>>, seed: u64) {
+    let mut rng = Rng::new(seed);
+    for _ in 0..20 + rng.below(200) {
+        let at = rng.below(rows.len() as u64) as usize;
+        rows.remove(at);
+    }
+    for _ in 0..20 + rng.below(200) {
+        let at = rng.below(rows.len() as u64) as usize;
+        let column = if rng.below(4) == 0 { 3 } else { 6 };
+        rows[at][column] = "NA".into();
+    }
+}
+
+/// Rows, aircraft, alerts, undecodable rows, and whether N730MQ has a thirtieth departure.
+fn count(rows: &[Vec<String>]) -> [u64; 5] {
+    let mut late: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let (mut alerts, mut bad, mut injected) = (0, 0, 0);
+    for row in rows {
+        let Ok(minutes) = row[6].parse::<f64>() else {
+            bad += 1;
+            continue;
+        };
+        let (departures, in_a_row) = late.entry(&row[3]).or_default();
+        *departures += 1;
+        if row[3] == "N730MQ" && *departures == 30 {
+            injected = 1;
+            continue;
+        }
+        *in_a_row = if minutes >= 60.0 { *in_a_row + 1 } else { 0 };
+        alerts += u64::from(*in_a_row == 3);
+    }
+    [rows.len() as u64, late.len() as u64, alerts, bad, injected]
+}
+
+fn write(path: &Path, header: &str, rows: &[Vec<String>]) {
+    let lines: Vec<String> = rows.iter().map(|row| row.join(",")).collect();
+    fs::write(path, format!("{header}\n{}\n", lines.join("\n"))).unwrap();
+}
+
+fn demo(dir: &Path, csv: Option<PathBuf>, seed: u64) -> (Value, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+    command.args(["demo", "--json", "--rate", "50000", "--listen", ":0", "--data"]).arg(dir);
+    command.args(["--seed", &seed.to_string()]);
+    if let Some(csv) = csv {
+        command.arg("--csv").arg(csv);
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "seed {seed}: {said}");
+    (serde_json::from_slice(&output.stdout).unwrap(), said)
+}
+
+#[test]
+fn the_known_answers() {
+    let folder = Folder::new("demo-known");
+    let (found, said) = demo(&folder.path().join("data"), None, 7143);
+    let answers = ["rows", "processes", "alerts_found", "dead_undecodable", "dead_injected"];
+    let numbers: Vec<u64> = answers.iter().map(|name| found[name].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [27_004, 3_141, 45, 521, 1]);
+    for line in [
+        "DEAD   flights.csv line 21 (bytes 910..954)  dep_delay: 'NA' is not a number",
+        "KILL   SIGKILL to node ",
+        "RESUME all tasks at their last committed turn; first new row after ",
+        "   alerts   45 expected   45 found   0 missing   0 twice",
+        "   state    3,141 aircraft compared, 3,141 equal",
+        "   dead     521 x not a number or no date + 1 injected, same lines",
+        "ledger balanced: 27,004 rows in, 27,004 accounted for",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+}
+
+#[test]
+fn other_rows_give_other_numbers() {
+    let folder = Folder::new("demo-other");
+    let (header, all) = rows();
+    for seed in 1..=5 {
+        let mut rows = all.clone();
+        mutate(&mut rows, seed);
+        let csv = folder.path().join(format!("flights-{seed}.csv"));
+        write(&csv, &header, &rows);
+        // The same directory each time: a node's directory is made anew.
+        let (found, said) = demo(&folder.path().join("data"), Some(csv), seed);
+        let number = |name: &str| found[name].as_u64().unwrap();
+        let names = ["rows", "processes", "alerts_found", "dead_undecodable", "dead_injected"];
+        let [rows, processes, alerts, bad, injected] = count(&rows);
+        assert_eq!(
+            names.map(number),
+            [rows, processes, alerts, bad, injected],
+            "seed {seed}\n{said}"
+        );
+        let same = ["rows_accounted_for", "states_equal", "alerts_expected"].map(number);
+        assert_eq!(same, [rows, processes, alerts], "seed {seed}\n{said}");
+        assert_ne!((rows, bad), (27_004, 521), "seed {seed}");
+        assert_eq!(found["killed"], true, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_no_nodes_is_left_alone() {
+    let folder = Folder::new("demo-foreign");
+    fs::write(folder.path().join("thesis.txt"), "my only copy").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_millstream"))
+        .args(["demo", "--data"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("has files, and they are no node's"), "{said}");
+    assert_eq!(fs::read_to_string(folder.path().join("thesis.txt")).unwrap(), "my only copy");
+}

@@ -1,0 +1,160 @@
+//! What is said when something is wrong: code, place, cause, and what to do.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+};
+
+use millstream::{Node, test::Folder};
+
+fn run(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+    command.env_remove("MILLSTREAM_NODE").env_remove("MILLSTREAM_DATA");
+    command.args(args).output().unwrap()
+}
+
+/// Exit code and stderr, with what differs from run to run named.
+fn said(args: &[&str], named: &[(&str, &str)]) -> (i32, String) {
+    let output = run(args);
+    let mut text = String::from_utf8(output.stderr).unwrap();
+    named.iter().for_each(|(value, name)| text = text.replace(value, name));
+    (output.status.code().unwrap(), text)
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_port_in_use() {
+    let folder = Folder::new("cli-port");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let error = Node::embedded(folder.path()).http(&address).start().err().unwrap();
+    let expected = "\
+error[M0007]: ADDRESS is in use by another program
+  = is it a node? ask it:    millstream status --node ADDRESS
+  = or take another port:    --listen 127.0.0.1:0 takes any free one";
+    assert_eq!(error.to_string().replace(&address, "ADDRESS"), expected);
+}
+
+#[test]
+fn a_directory_in_use() {
+    let folder = Folder::new("cli-dir");
+    let node = Node::embedded(folder.path()).http(":0").start().unwrap();
+    let error = Node::embedded(folder.path()).start().err().unwrap().to_string();
+    let http = format!("http://{}", node.http().unwrap());
+    let pid = std::process::id().to_string();
+    let error =
+        error.replace(path(folder.path()), "DIR").replace(&http, "HTTP").replace(&pid, "PID");
+    assert!(
+        error.starts_with("error[M0007]: DIR is in use by another node (pid PID, HTTP)\n"),
+        "{error}"
+    );
+    // And the command line asks the node that has it.
+    let output = run(&["status", "--json", "--data", path(folder.path())]);
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stdout).unwrap().contains(&http));
+}
+
+#[test]
+fn names_that_nothing_has() {
+    let folder = Folder::new("cli-names");
+    let node = Node::embedded(folder.path()).http(":0").start().unwrap();
+    let at = node.http().unwrap().to_string();
+    let (code, text) = said(&["streams", "tail", "$supervisr", "--node", &at], &[]);
+    assert_eq!(code, 3);
+    assert_eq!(
+        text,
+        "error[M0011]: there is no stream `$supervisr`\n  = did you mean `$supervisor`?\n"
+    );
+    let (code, text) = said(&["dead", "show", "7", "--node", &at], &[]);
+    let expected = "\
+error[M0011]: there is no dead letter 7
+  = there are 0, numbered from 1: millstream dead list\n";
+    assert_eq!((code, text.as_str()), (3, expected));
+    let (code, text) = said(&["inspect", "aircraft", "N1", "--node", &at], &[]);
+    assert_eq!(
+        (code, text.lines().next()),
+        (3, Some("error[M0011]: there is no process kind `aircraft`"))
+    );
+    assert_eq!(run(&["streams", "tail"]).status.code(), Some(2));
+}
+
+#[test]
+fn nobody_to_ask() {
+    let folder = Folder::new("cli-nobody");
+    let missing = folder.path().join("missing");
+    let (code, text) = said(&["status", "--data", path(&missing)], &[(path(&missing), "DIR")]);
+    let expected =
+        "error[M0011]: DIR holds no data\n  = name the directory of a node: --data DIR\n";
+    assert_eq!((code, text.as_str()), (3, expected));
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (code, text) = said(&["status", "--node", &closed], &[(&closed, "ADDRESS")]);
+    assert_eq!(code, 4);
+    assert!(text.starts_with("error[M0008]: no node answers at ADDRESS: "), "{text}");
+    assert!(
+        text.ends_with("  = or read its directory while it is stopped: --data DIR\n"),
+        "{text}"
+    );
+    // Whatever else answers there is no node.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = other.local_addr().unwrap().to_string();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        std::io::Read::read(&mut stream, &mut [0; 1024]).unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        std::io::Write::write_all(&mut stream, answer).unwrap();
+    });
+    let (code, text) = said(&["status", "--node", &at], &[(&at, "ADDRESS")]);
+    answering.join().unwrap();
+    assert_eq!(code, 4);
+    assert!(text.contains("what answers at ADDRESS is no node of this version"), "{text}");
+}
+
+#[test]
+fn a_kill_needs_a_node_that_runs() {
+    let folder = Folder::new("cli-kill");
+    Node::embedded(folder.path()).start().unwrap().stop();
+    let (code, text) = said(&["kill", "aircraft", "N1", "--data", path(folder.path())], &[]);
+    let expected = "\
+error[M0008]: no node runs here: there is no process that could be killed
+  = its state, at rest: millstream inspect KIND KEY
+  = name a node that runs: --node HOST:PORT\n";
+    assert_eq!((code, text.as_str()), (4, expected));
+}
+
+#[test]
+fn a_directory_that_cannot_be_written() {
+    let folder = Folder::new("cli-read-only");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).unwrap();
+    // Who may do everything (root) is not stopped by a mode; a file in the way stops anybody.
+    let file = folder.path().join("file");
+    let dir = match fs::write(&file, "") {
+        Ok(()) => file.join("data"),
+        Err(_) => folder.path().join("data"),
+    };
+    let error = Node::embedded(&dir).start().err().unwrap().to_string();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(error.replace(path(&dir), "DIR").starts_with("error[M000"), "{error}");
+    assert!(error.contains(path(&dir)), "{error}");
+}
+
+#[test]
+fn what_a_node_writes_is_for_its_owner_only() {
+    let folder = Folder::new("cli-modes");
+    let dir = folder.path().join("data");
+    Node::embedded(&dir).http(":0").start().unwrap().stop();
+    let mut waiting = vec![dir];
+    while let Some(path) = waiting.pop() {
+        let meta = fs::metadata(&path).unwrap();
+        let mode = meta.permissions().mode() & 0o777;
+        assert_eq!(mode, if meta.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+        if meta.is_dir() {
+            waiting.extend(fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
+        }
+    }
+}
