@@ -25,6 +25,14 @@ pub enum Bench {
     Processes(Processes),
     /// A node without input.
     Idle(Idle),
+    /// The embedded engine against a raw file.
+    Engine(Engine),
+    /// From SIGKILL to new output.
+    Recovery(Recovery),
+    /// SIGKILL, again and again, and nothing lost or twice.
+    Torture(Torture),
+    /// From HTTP request to fsynced sink.
+    Latency(Latency),
     /// A part of a bench, in a process of its own.
     #[command(hide = true)]
     Part {
@@ -98,5 +106,63 @@ pub struct Idle {
     pub common: Common,
     /// How long a round looks.
     #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+}
+
+/// Arguments of `engine`.
+#[derive(Clone, Debug, Args)]
+pub struct Engine {
+    #[command(flatten)]
+    pub common: Common,
+    /// Bytes of frames in a round.
+    #[arg(long, default_value_t = 8 << 30)]
+    pub bytes: u64,
+}
+
+/// Arguments of `recovery`.
+#[derive(Clone, Debug, Args)]
+pub struct Recovery {
+    #[command(flatten)]
+    pub common: Common,
+    /// Keys, and how often each is updated before the first kill.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub keys: u64,
+    /// See `keys`.
+    #[arg(long, default_value_t = 5)]
+    pub updates: u64,
+    /// The same once more with so many keys; 0: not.
+    #[arg(long, default_value_t = 10_000_000)]
+    pub keys_large: u64,
+    /// See `keys_large`.
+    #[arg(long, default_value_t = 3)]
+    pub updates_large: u64,
+}
+
+/// Arguments of `torture`.
+#[derive(Clone, Debug, Args)]
+pub struct Torture {
+    #[command(flatten)]
+    pub common: Common,
+    /// Kills while a turn is open.
+    #[arg(long, default_value_t = 200)]
+    pub kills: usize,
+    /// Kills while state is compacted.
+    #[arg(long, default_value_t = 20)]
+    pub compactions: usize,
+    /// Kills within 200 ms of the start.
+    #[arg(long, default_value_t = 20)]
+    pub starts: usize,
+}
+
+/// Arguments of `latency`.
+#[derive(Clone, Debug, Args)]
+pub struct Latency {
+    #[command(flatten)]
+    pub common: Common,
+    /// Requests a second, of 100 rows each.
+    #[arg(long, default_value_t = 1000)]
+    pub requests_per_s: u64,
+    /// Seconds of a round.
+    #[arg(long, default_value_t = 30)]
     pub seconds: u64,
 }

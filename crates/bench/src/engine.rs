@@ -136,7 +136,7 @@ fn raw(path: &Path, bytes: u64, cadence: u64) -> Result<Written> {
 }
 
 fn engine(part: &Part) -> Result<Written> {
-    let opened = embedded::open_dir(part.dir.join("data"), embedded::Options::default())?;
+    let opened = embedded::open_dir(&part.dir.join("data"), embedded::Options::default())?;
     let (engine, threads) = embedded::Threads::start(opened)?;
     let schema: SchemaRef =
         Arc::new(Schema::new(vec![Field::new("blob", DataType::Binary, false)]));

@@ -73,13 +73,14 @@ pub fn part(part: &Part) -> report::Result<Rest> {
         .sink("out", JsonLinesFile::create(part.dir.join("out.jsonl")));
     let running = node::start(Node::embedded(part.dir.join("data")), &flow)?;
     std::thread::sleep(SETTLE);
-    let (fsyncs, cpu_s) = (running.engine().stats().fsyncs, machine::cpu_s());
+    let (fsyncs, cpu_s) = (running.engine().stats().fsyncs, machine::threads_cpu_s());
     std::thread::sleep(Duration::from_secs(part.seconds));
+    let spent = machine::threads_cpu_s() - cpu_s;
     let (totals, violations) = node::totals(&running);
     let rest = Rest {
         rss_bytes: machine::rss_bytes(),
         fsyncs: totals.fsyncs - fsyncs,
-        cpu_s: totals.cpu_s - cpu_s,
+        cpu_s: spent,
         totals,
         violations,
     };

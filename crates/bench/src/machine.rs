@@ -24,6 +24,16 @@ pub fn cpu_s() -> f64 {
     (ticks(11) + ticks(12)) / TICKS_PER_S
 }
 
+/// Processor time of the threads that live, in seconds, to the nanosecond.
+pub fn threads_cpu_s() -> f64 {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let ns = threads.filter_map(|t| {
+        let stat = fs::read_to_string(t.path().join("schedstat")).ok()?;
+        stat.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    ns.sum::<f64>() / 1e9
+}
+
 /// Memory this process holds now, in bytes.
 pub fn rss_bytes() -> u64 {
     status("VmRSS:")
@@ -34,11 +44,16 @@ pub fn peak_rss_bytes() -> u64 {
     status("VmHWM:")
 }
 
-/// Bytes this process has read from files so far, cached or not.
-pub fn read_bytes() -> u64 {
-    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
-    let line = io.lines().find_map(|l| l.strip_prefix("rchar:")).unwrap_or_default();
-    line.trim().parse().unwrap_or(0)
+/// Bytes the node's workers have read from files so far, cached or not; they run the handlers.
+pub fn workers_read_bytes() -> u64 {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let read = |t: fs::DirEntry| {
+        let name = fs::read_to_string(t.path().join("comm")).ok()?;
+        let io = fs::read_to_string(t.path().join("io")).ok()?;
+        let line = io.lines().find_map(|l| l.strip_prefix("rchar:"))?;
+        line.trim().parse::<u64>().ok().filter(|_| name.trim() == "worker")
+    };
+    threads.filter_map(read).sum()
 }
 
 fn status(field: &str) -> u64 {

@@ -6,8 +6,10 @@
 //! `"valid": false` and exit code 1.
 
 mod cli;
+mod engine;
 mod feed;
 mod idle;
+mod latency;
 mod machine;
 mod mersenne;
 mod node;
@@ -15,10 +17,13 @@ mod plain;
 mod poison;
 mod processes;
 mod readings;
+mod recovery;
 mod report;
 mod restart;
 mod sensors;
+mod tally;
 mod telemetry;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -34,6 +39,10 @@ fn main() -> ExitCode {
         Bench::Restart(args) => restart::run(&args),
         Bench::Processes(args) => processes::run(&args),
         Bench::Idle(args) => idle::run(&args),
+        Bench::Engine(args) => engine::run(&args),
+        Bench::Recovery(args) => recovery::run(&args),
+        Bench::Torture(args) => torture::run(&args),
+        Bench::Latency(args) => latency::run(&args),
         Bench::Part { bench, part } => run_part(&bench, &part),
     };
     result.unwrap_or_else(|e| {
@@ -48,6 +57,9 @@ fn run_part(bench: &str, part: &str) -> Result<ExitCode> {
         "restart" => answer(part, restart::part),
         "processes" => answer(part, processes::part),
         "idle" => answer(part, idle::part),
+        "engine" => answer(part, engine::part),
+        "latency" => answer(part, latency::part),
+        "tally" => answer(part, tally::part),
         other => Err(format!("no bench {other} has parts").into()),
     }
 }

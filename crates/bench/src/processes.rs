@@ -166,11 +166,11 @@ pub fn part(part: &Part) -> report::Result<Made> {
         handled(&running, keys)?;
         made.create_s = begun.elapsed().as_secs_f64();
         made.rss_after = machine::rss_bytes();
-        let (begun, read) = (Instant::now(), machine::read_bytes());
+        let (begun, read) = (Instant::now(), machine::workers_read_bytes());
         feed.allow(keys + part.again);
         handled(&running, keys + part.again)?;
         made.again_s = begun.elapsed().as_secs_f64();
-        made.read_bytes = machine::read_bytes() - read;
+        made.read_bytes = machine::workers_read_bytes() - read;
     }
     made.alive = alive(&running);
     made.wrong = wrong(&running, part)?;
@@ -205,7 +205,9 @@ fn wrong(running: &Running, part: &Part) -> report::Result<u64> {
     }
     let mut wrong = 0;
     for (key, (events, sum)) in should {
-        let state = running.state::<Counter>("counter", &Key::text(&name(key)))?;
+        let bytes = running.heart().inspect("counter", Key::text(&name(key)).bytes());
+        let state = bytes.map(|b| millstream::process_state(&b)).transpose()?;
+        let state = state.and_then(|s| serde_json::from_value::<Counter>(s.state).ok());
         wrong += u64::from(state.is_none_or(|s| (s.events, s.sum) != (events, sum)));
     }
     Ok(wrong)

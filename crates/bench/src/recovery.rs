@@ -36,7 +36,8 @@ pub fn run(args: &Recovery) -> Result<ExitCode> {
         [(args.keys, args.updates, small), (args.keys_large, args.updates_large, large)]
     {
         if keys > 0 {
-            let seconds = Killer::new(args, keys)?.rounds(args, updates, &mut report, &mut totals)?;
+            let seconds =
+                Killer::new(args, keys)?.rounds(args, updates, &mut report, &mut totals)?;
             report.spread(figure, &seconds);
         }
     }
