@@ -343,5 +343,10 @@ pub trait Operator: Send {
     fn sealed(&mut self) {}
 
     /// Called once when the whole state was restored.
-    fn restored(&mut self) {}
+    ///
+    /// # Errors
+    /// [`crate::Code::StateVersion`] if the state cannot be used by this operator.
+    fn restored(&mut self) -> Result<()> {
+        Ok(())
+    }
 }

@@ -9,7 +9,12 @@
 //! *Failure:* a failed unit leaves state, timers, outputs and messages as they were; the unit is
 //! a dead letter, or stops the flow, as the policy says.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    sync::Arc,
+    time::Duration,
+};
 
 use arrow_array::{
     Array, RecordBatch,
@@ -18,7 +23,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, FieldRef, SchemaRef};
 use millstream_core::{
-    Batch, Origin, Time,
+    Batch, Code, Error, Origin, Time,
     key::{Keys, hash},
     letter::{Trigger, row_payload},
     mail::{Mail, MailKind},
@@ -549,8 +554,9 @@ impl<P: Process> Operator for ProcessHost<P> {
         self.popped.clear();
     }
 
-    fn restored(&mut self) {
+    fn restored(&mut self) -> millstream_core::Result<()> {
         let heaps = &mut self.heaps;
+        let mut strangers: Strangers = BTreeMap::new();
         self.table.for_each_sealed(|entry, _, value| {
             if let Some(mut rest) = value.get(2..)
                 && rest.get(..2) != Some(&[0, 0])
@@ -560,8 +566,41 @@ impl<P: Process> Operator for ProcessHost<P> {
                     heap.extend(timers.earliest(clock).map(|due| Reverse((due, entry))));
                 }
             }
+            let version = value.first_chunk::<2>().map_or(0, |v| u16::from_le_bytes(*v));
+            strangers.entry(version).or_insert_with(|| (0, value.to_vec())).0 += 1;
         });
+        check_versions::<P>(&self.spec.kind, &strangers)
     }
+}
+
+/// Per version of the state: how many processes have it, and one of them.
+type Strangers = BTreeMap<u16, (usize, Vec<u8>)>;
+
+/// One process of each version must be readable, or else none would be: better to say so now than
+/// to set every event aside.
+fn check_versions<P: Process>(kind: &str, found: &Strangers) -> millstream_core::Result<()> {
+    for (version, (processes, sample)) in found {
+        let Err(why) = Cell::<P>::decode(sample) else { continue };
+        let own = P::STATE_VERSION;
+        let error = match *version == own {
+            true => Error::new(
+                Code::StateVersion,
+                format!("the state of process `{kind}` on disk does not fit this binary: {why}"),
+            )
+            .help("give a new field `#[serde(default)]`")
+            .help(format!("or make STATE_VERSION {} and implement `Process::migrate({own}, ..)`", own + 1)),
+            false => Error::new(
+                Code::StateVersion,
+                format!(
+                    "process `{kind}` has state version {version} on disk and version {own} in this binary"
+                ),
+            )
+            .help(format!("{why}; {processes} processes have version {version}"))
+            .help(format!("implement `Process::migrate({version}, ..)`, or start in another directory")),
+        };
+        return Err(error);
+    }
+    Ok(())
 }
 
 /// The state in a process's committed bytes.

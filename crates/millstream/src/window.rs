@@ -159,10 +159,11 @@ impl Operator for WindowOperator {
         }
     }
 
-    fn restored(&mut self) {
+    fn restored(&mut self) -> millstream_core::Result<()> {
         match self {
             WindowOperator::Panes(p) => p.restored(),
             WindowOperator::Sessions(s) => s.restored(),
         }
+        Ok(())
     }
 }

@@ -39,6 +39,9 @@ use crate::{
 /// The stream of what supervisors decided.
 pub const SUPERVISOR: &str = "$supervisor";
 
+/// How often the tree hears of records that were handled without trouble.
+const ACCOUNT_EVERY: Duration = Duration::from_secs(1);
+
 /// How a node behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -158,6 +161,8 @@ struct Tenant {
     keys: AtomicU64,
     settled: AtomicBool,
     stats: Mutex<TaskStats>,
+    /// When the tree was last told of handled records, and how many rows there were by then.
+    told: Mutex<(Time, u64)>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -317,6 +322,7 @@ impl Node {
         let Some(slot) = lock(&self.slots).get(id).cloned() else { return true };
         let tenant = lock(&slot.current).clone();
         let begun = clock();
+        let before = *lock(&tenant.stats);
         tenant.since.store(now.ms(), Ordering::Relaxed);
         let did = {
             let mut task = lock(&tenant.task);
@@ -332,6 +338,7 @@ impl Node {
             return false;
         }
         tenant.ended.store(did == Did::Ended, Ordering::Relaxed);
+        self.account(&slot.path, &tenant, before, now);
         match did {
             Did::Worked => self.queue.done(id, used, true, None),
             Did::Idle { until } => self.queue.done(id, used, false, until),
@@ -352,9 +359,34 @@ impl Node {
         true
     }
 
+    /// Tells the tree how many records were handled and how many were set aside: at once if any
+    /// were, else once a second.
+    fn account(&self, path: &TaskPath, tenant: &Tenant, before: TaskStats, now: Time) {
+        let after = *lock(&tenant.stats);
+        let bad = after.letters.saturating_sub(before.letters);
+        let mut told = lock(&tenant.told);
+        if bad == 0 && now < told.0 + ACCOUNT_EVERY {
+            return;
+        }
+        let good = after.rows.saturating_sub(told.1).saturating_sub(bad);
+        *told = (now, after.rows);
+        drop(told);
+        if good + bad > 0 {
+            self.tell(Event::Handled { task: path.clone(), good, bad }, now);
+        }
+        if bad > 0 {
+            let what = crate::supervisor::What::DeadLetters;
+            let reason = "records set aside; see the dead letters".to_string();
+            let code = String::new();
+            self.tell(Event::Noted { task: path.clone(), what, code, reason, count: bad }, now);
+        }
+    }
+
     fn failed(&self, path: &TaskPath, error: Error, now: Time) {
-        if error.code() == Code::Stopped {
-            // The policy of a process: the flow stops at the record, nothing is tried again.
+        if matches!(error.code(), Code::Stopped | Code::StateVersion | Code::Conflict | Code::Plan)
+        {
+            // The policy of a process, or a flow that does not fit what is on disk: trying again
+            // would only fail again.
             self.set_state(&path.flow, FlowState::Failed(error));
             self.tell(Event::StopFlow(path.flow.clone()), now);
             return;
@@ -663,6 +695,7 @@ fn tenant(task: Task) -> Arc<Tenant> {
         keys: AtomicU64::new(0),
         settled: AtomicBool::new(true),
         stats: Mutex::default(),
+        told: Mutex::default(),
     })
 }
 

@@ -102,6 +102,8 @@ pub struct TaskStats {
     pub turns: u64,
     /// Turns that were run again, unit by unit.
     pub isolated: u64,
+    /// Rows taken in.
+    pub rows: u64,
     /// Units set aside.
     pub letters: u64,
     /// Times the task was opened.
@@ -550,6 +552,7 @@ impl Task {
         live.progress = next.clone();
         let ticket = live.lease.commit(Turn { progress: next, delta: produced.delta, outputs });
         self.stats.turns += 1;
+        self.stats.rows += intake.rows as u64;
         live.unsettled.push_back(ticket);
         if !intake.durable.is_empty() {
             live.awaiting.push_back((ticket, intake.durable));
@@ -633,7 +636,7 @@ impl Live {
             .help("an operator was renamed or removed; give it back its name, or start anew")),
         })?;
         if done {
-            self.chain.operators().iter_mut().for_each(|o| o.restored());
+            self.chain.operators().iter_mut().try_for_each(|o| o.restored())?;
             self.restored = true;
         }
         Ok(())
