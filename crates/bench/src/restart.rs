@@ -1,9 +1,9 @@
 //! `restart`: how long after a panic a process handles its next event.
 //!
 //! Each measurement is a turn of two events of one key, through the running node. The first changes
-//! the state and panics; the clock stops when the second enters `handle`. In between lie the unwound
-//! panic, the undo and, in a turn that was optimistic, its second run, in which the first event
-//! panics again. The clock starts at the first panic of all.
+//! the state and panics; the clock stops when the second enters `handle`. In between lie the
+//! unwound panic, the undo and, in a turn that was optimistic, its second run, in which the first
+//! event panics again. The clock starts at the first panic of all.
 //!
 //! Then the same while other keys get 100,000 events a second, each of which was due at a certain
 //! time: how late is it when the handler whose effects count has it?

@@ -26,8 +26,8 @@ use crate::{
 /// Bytes of dead letters, late rows and side outputs that are kept for a reader to come.
 const RETAIN_BYTES: u64 = 1 << 30;
 
-/// A mailbox keeps everything for its task, even while the task has not been opened yet; from then on
-/// it keeps what the task has not read.
+/// A mailbox keeps everything for its task, even while the task has not been opened yet; from then
+/// on it keeps what the task has not read.
 const KEEP_ALL: u64 = u64::MAX;
 
 type CreateStream<'a> = &'a mut dyn FnMut(&StreamSpec) -> Result<StreamId>;

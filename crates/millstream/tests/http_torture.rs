@@ -1,5 +1,5 @@
-//! A real node, killed with SIGKILL at random moments while HTTP clients send and send again. Judged
-//! by the clients' receipts and the sink's file alone.
+//! A real node, killed with SIGKILL at random moments while HTTP clients send and send again.
+//! Judged by the clients' receipts and the sink's file alone.
 //!
 //! The node is this test's own program, started again with `NODE_DIR` set.
 

@@ -56,13 +56,14 @@ impl DirLock {
             .mode(0o600)
             .open(&path)
             .map_err(io)?;
+        // Clock: a start may wait a moment; there is no task yet.
         let begun = Instant::now();
         loop {
             match (file.try_lock(), begun.elapsed() < LOOK_MAX) {
                 (Ok(()), _) => break,
                 (Err(TryLockError::Error(e)), _) => return Err(io(e)),
-                // Somebody who asks who holds the directory holds it for the moment himself, shared:
-                // that is no node, and soon over.
+                // Somebody who asks who holds the directory holds it for the moment himself,
+                // shared: that is no node, and soon over.
                 (Err(TryLockError::WouldBlock), true) if file.try_lock_shared().is_ok() => {
                     file.unlock().map_err(io)?;
                     std::thread::yield_now();
