@@ -104,9 +104,12 @@ pub struct Processes {
 pub struct Idle {
     #[command(flatten)]
     pub common: Common,
-    /// How long a round looks.
+    /// How long a round looks, in seconds.
     #[arg(long, default_value_t = 10)]
     pub seconds: u64,
+    /// How long the node has to come to rest before, in seconds.
+    #[arg(long, default_value_t = 8)]
+    pub settle: u64,
 }
 
 /// Arguments of `engine`.

@@ -13,14 +13,12 @@ use crate::{
     report::{self, Report, Spread, Totals, rounded},
 };
 
-/// Time for the node to come to rest.
-const SETTLE: Duration = Duration::from_secs(8);
-
 /// A node in a process of its own.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Part {
     pub dir: PathBuf,
     pub seconds: u64,
+    pub settle: u64,
 }
 
 /// What it needed.
@@ -40,7 +38,7 @@ pub fn run(args: &Idle) -> report::Result<ExitCode> {
     let (mut rss, mut cpu, mut fsyncs) = (vec![], vec![], vec![]);
     for round in 1..=args.common.rounds {
         let scratch = Scratch::new(args.common.dir.as_deref())?;
-        let part = Part { dir: scratch.join(""), seconds: args.seconds };
+        let part = Part { dir: scratch.join(""), seconds: args.seconds, settle: args.settle };
         let rest: Rest = machine::part("idle", &part)?;
         rss.push(rest.rss_bytes as f64 / 1e6);
         cpu.push(rest.cpu_s / args.seconds as f64 * 100.0);
@@ -72,7 +70,7 @@ pub fn part(part: &Part) -> report::Result<Rest> {
         .window("stats", Window::tumble("ts", Duration::from_secs(10)), [Aggregate::count("n")])
         .sink("out", JsonLinesFile::create(part.dir.join("out.jsonl")));
     let running = node::start(Node::embedded(part.dir.join("data")), &flow)?;
-    std::thread::sleep(SETTLE);
+    std::thread::sleep(Duration::from_secs(part.settle));
     let (fsyncs, cpu_s) = (running.engine().stats().fsyncs, machine::threads_cpu_s());
     std::thread::sleep(Duration::from_secs(part.seconds));
     let spent = machine::threads_cpu_s() - cpu_s;

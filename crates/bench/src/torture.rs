@@ -50,7 +50,7 @@ pub fn run(args: &Torture) -> Result<ExitCode> {
     ] {
         kills.extend((0..n).map(|_| kill));
     }
-    kills.sort_by_key(|_| load.random());
+    kills.sort_by_cached_key(|_| load.random());
     let total = kills.len();
     for (n, kill) in kills.into_iter().enumerate() {
         let mut node = machine::start("tally", &part)?;

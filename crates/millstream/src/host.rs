@@ -174,6 +174,8 @@ pub(crate) struct ProcessHost<P: Process> {
     heaps: [Heap; 2],
     popped: Vec<(usize, Time, EntryId)>,
     effects: Effects<P::Out>,
+    /// Takes each row that a careful unit emits, to see whether it can be taken.
+    checker: Option<serde_arrow::ArrayBuilder>,
 }
 
 impl<P: Process> ProcessHost<P> {
@@ -185,6 +187,7 @@ impl<P: Process> ProcessHost<P> {
             heaps: Default::default(),
             popped: Vec::new(),
             effects: Effects::default(),
+            checker: None,
             spec,
         }
     }
@@ -214,6 +217,7 @@ impl<P: Process> ProcessHost<P> {
             self.check(entry, mark.0, mark.1)
         })?;
         let Outcome::Failed(mut failure) = outcome else { return Ok(true) };
+        self.checker = None; // it may hold half a row
         self.effects.rows.truncate(mark.0);
         self.effects.sides.truncate(mark.1);
         self.effects.mail.truncate(mark.2);
@@ -231,15 +235,18 @@ impl<P: Process> ProcessHost<P> {
 
     /// Serialises what the unit leaves behind, so that what cannot be is this unit's failure.
     fn check(&mut self, entry: EntryId, rows: usize, sides: usize) -> Result<()> {
-        self.table.save(entry)?;
-        let rows = &self.effects.rows[rows..];
-        if !rows.is_empty() {
-            let rows: Vec<&P::Out> = rows.iter().map(|e| &e.row).collect();
-            serde_arrow::to_record_batch(&self.fields, &rows)?;
+        for emitted in &self.effects.rows[rows..] {
+            let checker = match &mut self.checker {
+                Some(checker) => checker,
+                none => none.insert(serde_arrow::ArrayBuilder::from_arrow(&self.fields)?),
+            };
+            checker.push(&emitted.row)?;
         }
         for (port, side) in &self.effects.sides[sides..] {
             serde_arrow::to_record_batch(self.spec.sides[port - 1].1.fields(), &[&side.row])?;
         }
+        // Last: what was saved before the unit must stay valid if anything above fails.
+        self.table.save(entry)?;
         Ok(())
     }
 
@@ -359,6 +366,7 @@ impl<P: Process> ProcessHost<P> {
     /// Hands over what units have emitted.
     fn flush(&mut self, scope: &mut Scope<'_>) -> Result<()> {
         let effects = std::mem::take(&mut self.effects);
+        self.checker = None;
         scope.out.counters.emitted += effects.rows.len() as u64;
         if !effects.rows.is_empty() {
             let rows: Vec<&P::Out> = effects.rows.iter().map(|e| &e.row).collect();
@@ -545,6 +553,7 @@ impl<P: Process> Operator for ProcessHost<P> {
 
     fn undone(&mut self) {
         self.effects = Effects::default();
+        self.checker = None;
         for (clock, due, entry) in self.popped.drain(..) {
             self.heaps[clock].push(Reverse((due, entry)));
         }

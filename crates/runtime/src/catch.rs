@@ -75,11 +75,35 @@ fn backtrace(place: &str) -> String {
     if let Some(text) = known.get(place) {
         return text.clone();
     }
-    let text = Backtrace::force_capture().to_string();
+    let text = own_frames(&Backtrace::force_capture().to_string());
     if known.len() < PLACES_MAX {
         known.insert(place.to_string(), text.clone());
     }
     text
+}
+
+/// The frames between the panic and [`catch`]; all of them if these two cannot be made out.
+fn own_frames(backtrace: &str) -> String {
+    let mut frames: Vec<String> = Vec::new();
+    for line in backtrace.lines() {
+        let number = line.trim_start().split(':').next().unwrap_or_default();
+        match frames.last_mut() {
+            Some(frame) if number.parse::<u32>().is_err() => *frame += &format!("\n{line}"),
+            _ => frames.push(line.to_string()),
+        }
+    }
+    let name = |frame: &String| frame.split_once(": ").map_or("", |(_, name)| name).to_string();
+    let panics = |frame: &String| {
+        let name = name(frame);
+        ["core::panicking", "core::option", "core::result"].iter().any(|p| name.starts_with(p))
+    };
+    let Some(begun) = frames.iter().position(|f| f.contains("rust_begin_unwind")) else {
+        return backtrace.to_string();
+    };
+    let first = begun + 1 + frames[begun + 1..].iter().take_while(|f| panics(f)).count();
+    let own = frames[first..].iter().take_while(|f| !f.contains("catch_unwind"));
+    let own: Vec<&str> = own.map(String::as_str).collect();
+    if own.is_empty() { backtrace.to_string() } else { own.join("\n") }
 }
 
 #[cfg(test)]
@@ -94,6 +118,14 @@ mod tests {
         assert!(failure.backtrace.contains("catch"), "{}", failure.backtrace);
         assert_eq!(catch(&mut || Err(Failure::new("plain"))).unwrap_err().message, "plain");
         assert_eq!(catch(&mut || Ok(())), Ok(()));
+    }
+
+    #[test]
+    fn a_backtrace_begins_where_the_panic_was_and_ends_where_it_was_caught() {
+        let failure = catch(&mut || panic!("odd")).unwrap_err();
+        let first = failure.backtrace.lines().next().unwrap_or_default();
+        assert!(first.contains("catch::tests::"), "{}", failure.backtrace);
+        assert!(failure.backtrace.lines().count() < 12, "{}", failure.backtrace);
     }
 
     #[test]

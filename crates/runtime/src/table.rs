@@ -59,11 +59,25 @@ struct Entry {
 struct Live<V> {
     entry: u32,
     touched: bool,
+    /// Whether `bytes` are the value's as it is now.
+    known: bool,
     value: Option<V>,
+    /// The value's bytes when it was last saved in this turn. Boxed, since most turns save nothing.
+    bytes: Option<Box<Vec<u8>>>,
 }
 
-/// What a key held before a unit, to go back to if the unit fails.
-pub struct Saved(Option<Vec<u8>>);
+/// What a key held before a unit, to go back to if the unit fails; valid until the key is saved
+/// again.
+pub struct Saved(Base);
+
+enum Base {
+    /// What was sealed: the turn had not touched the key.
+    Sealed,
+    /// No value.
+    Nothing,
+    /// The bytes beside the live value.
+    Bytes,
+}
 
 /// Keyed state of one operator.
 pub struct Table<V> {
@@ -167,6 +181,7 @@ impl<V: Value> Table<V> {
     pub fn value_mut(&mut self, entry: EntryId) -> Result<&mut Option<V>, Failure> {
         let at = self.load(entry)?;
         let live = &mut self.live[at as usize];
+        live.known = false;
         if !live.touched {
             live.touched = true;
             self.touched.push(entry.0);
@@ -206,7 +221,8 @@ impl<V: Value> Table<V> {
                 false => None,
             };
             e.live = self.live.len() as u32;
-            self.live.push(Live { entry: entry.0, touched: false, value });
+            let entry = entry.0;
+            self.live.push(Live { entry, touched: false, known: false, value, bytes: None });
         }
         Ok(e.live)
     }
@@ -220,19 +236,26 @@ impl<V: Value> Table<V> {
         }
     }
 
-    /// Remembers a key's value before a unit.
+    /// Remembers a key's value before a unit. Also tells, after a unit, whether what it left can be
+    /// serialised; to save it again before the next unit then costs nothing.
     ///
     /// # Errors
-    /// If the value cannot be serialised.
+    /// If the value cannot be serialised; what was saved before stays valid.
     pub fn save(&mut self, entry: EntryId) -> Result<Saved, Failure> {
-        let mut bytes = Vec::new();
-        Ok(Saved(match self.value(entry)? {
-            Some(value) => {
-                value.encode(&mut bytes)?;
-                Some(bytes)
-            }
-            None => None,
-        }))
+        let at = self.load(entry)?;
+        let live = &mut self.live[at as usize];
+        let Some(value) = live.value.as_ref().filter(|_| live.touched) else {
+            return Ok(Saved(if live.touched { Base::Nothing } else { Base::Sealed }));
+        };
+        if !live.known {
+            self.scratch.clear();
+            value.encode(&mut self.scratch)?;
+            let bytes = live.bytes.get_or_insert_default();
+            bytes.clear();
+            bytes.extend_from_slice(&self.scratch);
+            live.known = true;
+        }
+        Ok(Saved(Base::Bytes))
     }
 
     /// Puts back what a failed unit has changed.
@@ -240,7 +263,14 @@ impl<V: Value> Table<V> {
     /// # Errors
     /// Never, unless decoding what was just encoded fails.
     pub fn put_back(&mut self, entry: EntryId, saved: &Saved) -> Result<(), Failure> {
-        let value = saved.0.as_deref().map(V::decode).transpose()?;
+        let at = self.load(entry)?;
+        let e = &self.entries[entry.0 as usize];
+        let bytes = match saved.0 {
+            Base::Sealed => e.sealed.then(|| &e.bytes[usize::from(e.key_len)..]),
+            Base::Nothing => None,
+            Base::Bytes => self.live[at as usize].bytes.as_deref().map(Vec::as_slice),
+        };
+        let value = bytes.map(V::decode).transpose()?;
         *self.value_mut(entry)? = value;
         Ok(())
     }
@@ -257,7 +287,7 @@ impl<V: Value> Table<V> {
     fn seal_entry(&mut self, at: u32, new: &[u8], delta: &mut Delta) {
         let entry = &mut self.entries[at as usize];
         let live = &mut self.live[entry.live as usize];
-        live.touched = false;
+        (live.touched, live.known, live.bytes) = (false, false, None);
         let (key, old) = entry.bytes.split_at(usize::from(entry.key_len));
         if live.value.is_none() {
             if entry.sealed {
@@ -323,9 +353,11 @@ impl<V: Value> StateTable for Table<V> {
         scratch.clear();
         let mut ends = Vec::with_capacity(self.touched.len());
         for &entry in &self.touched {
-            let at = self.entries[entry as usize].live;
-            if let Some(value) = &self.live[at as usize].value {
-                value.encode(&mut scratch)?;
+            let live = &self.live[self.entries[entry as usize].live as usize];
+            match (&live.value, &live.bytes) {
+                (Some(_), Some(bytes)) if live.known => scratch.extend_from_slice(bytes),
+                (Some(value), _) => value.encode(&mut scratch)?,
+                (None, _) => {}
             }
             ends.push(scratch.len());
         }

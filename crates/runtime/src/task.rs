@@ -18,7 +18,11 @@ mod input;
 mod sink;
 mod source;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use millstream_core::{
     Batch, Code, Error, Origin, Result, Status, Time, Turn,
@@ -597,16 +601,18 @@ impl Task {
             letter.stage = self.stage.name.clone();
             letter
         };
-        let place = |mut letter: Letter| {
+        // Few sources cause many letters.
+        let mut sources: BTreeMap<u32, String> = BTreeMap::new();
+        let mut place = |mut letter: Letter| {
             let origin = Origin(letter.place);
             letter.place = origin.place();
             if origin != Origin::NONE {
-                let source = self.around.engine.task_name(TaskId(origin.source()));
-                letter.source = source
-                    .as_deref()
-                    .and_then(|s| s.rsplit('/').nth(1))
-                    .unwrap_or_default()
-                    .to_string();
+                let source = sources.entry(origin.source()).or_insert_with(|| {
+                    let task = self.around.engine.task_name(TaskId(origin.source()));
+                    let stage = task.as_deref().and_then(|t| t.rsplit('/').nth(1));
+                    stage.unwrap_or_default().to_string()
+                });
+                letter.source.clone_from(source);
             }
             letter
         };
