@@ -1,5 +1,7 @@
 //! Records over HTTP, judged from outside: what is answered, and what the sink's file then holds.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod http;
 
 use std::{

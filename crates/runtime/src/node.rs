@@ -552,11 +552,7 @@ impl Node {
         let path = TaskPath::new(&kind.flow, &kind.name, task);
         let Some((_, slot)) = self.slot(&path) else { return Looked::Missing };
         let tenant = lock(&slot.current).clone();
-        let looked = match tenant.task.try_lock() {
-            Ok(mut task) => task.look(&kind.name, key),
-            Err(_) => Looked::Busy,
-        };
-        looked
+        tenant.task.try_lock().map_or(Looked::Busy, |mut task| task.look(&kind.name, key))
     }
 
     /// Says on `$supervisor` that a person has ended a process.
