@@ -218,7 +218,8 @@ pub fn part(part: &Part) -> report::Result<Measured> {
 fn measure(pairs: &Feed, panics: u64) -> report::Result<Vec<f64>> {
     let mut restart_us = Vec::with_capacity(panics as usize);
     for n in 1..=panics {
-        (PANIC.store(0, Ordering::Relaxed), HANDLED.store(0, Ordering::Relaxed));
+        PANIC.store(0, Ordering::Relaxed);
+        HANDLED.store(0, Ordering::Relaxed);
         pairs.allow(n * 2);
         let begun = Instant::now();
         while HANDLED.load(Ordering::Relaxed) == 0 {

@@ -97,7 +97,10 @@ pub fn run(options: &Demo, args: &Args, say: &mut Say) -> Result<ExitCode> {
     let watched = watch::watch(&plan, &mut heart, say)?;
     let Some(watched) = watched else {
         let stopped = heart.stop()?;
-        say.remark("stopped by Ctrl-C: what was taken in is committed");
+        say.remark(match stopped == ExitCode::from(130) {
+            true => "stopped at once by a second Ctrl-C; what was committed is kept",
+            false => "stopped by Ctrl-C; what was taken in is committed",
+        });
         return Ok(stopped);
     };
     heart.stop()?;

@@ -1,7 +1,7 @@
 //! The `millstream` binary: says what the libraries know, and nothing of its own.
 //!
 //! *Streams:* results on stdout, everything else on stderr.
-//! *Exit codes:* 0 ok · 1 a flow failed or the ledger is unbalanced · 2 usage · 3 the plan or the
+//! *Exit codes:* 0 ok · 1 a flow failed or the ledger is unbalanced · 2 usage · 3 plan or
 //! input is wrong · 4 node or engine cannot be reached · 130 stopped by a second Ctrl-C.
 
 mod args;

@@ -1,5 +1,7 @@
 //! Records over HTTP, judged from outside: what is answered, and what the sink's file then holds.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod http;
 
 use std::{
@@ -190,7 +192,9 @@ fn a_stuck_handler_means_429_and_the_control_plane_answers() {
         }
     });
     // The only worker is in the handler from here on.
-    while !INSIDE.load(Ordering::SeqCst) {}
+    while !INSIDE.load(Ordering::SeqCst) {
+        std::hint::spin_loop();
+    }
     assert!(get(address, "/v1/status").json()["in_step"].to_string().contains("/sensor/"));
     let answer = send("e");
     assert_eq!((answer.status, answer.has("retry-after: 1")), (429, true));

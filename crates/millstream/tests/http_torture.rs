@@ -3,6 +3,8 @@
 //!
 //! The node is this test's own program, started again with `NODE_DIR` set.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod http;
 
 use std::{

@@ -1,5 +1,7 @@
 //! State on disk that a binary cannot read is said at the start, not event by event.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 use millstream::{prelude::*, runtime::node::FlowState, test::Folder};
 
 #[derive(Serialize, Deserialize)]

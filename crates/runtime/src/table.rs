@@ -63,6 +63,7 @@ struct Live<V> {
     known: bool,
     value: Option<V>,
     /// The value's bytes when it was last saved in this turn. Boxed, since most turns save nothing.
+    #[expect(clippy::box_collection, reason = "a key without a value costs one word, not three")]
     bytes: Option<Box<Vec<u8>>>,
 }
 

@@ -1,5 +1,7 @@
 //! One node per directory, and people may ask which.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use millstream_core::{Code, Result};

@@ -213,16 +213,15 @@ impl Heart {
     /// # Errors
     /// If it does not stop.
     pub fn stop(mut self) -> Result<ExitCode> {
-        let before = self.interrupted();
         drop(self.stdin.take());
         let begun = Instant::now();
         loop {
+            if self.interrupted() > 1 {
+                self.kill()?;
+                return Ok(ExitCode::from(130));
+            }
             match self.child.try_wait().map_err(|e| Error::io("the node", &e))? {
                 Some(_) => return Ok(ExitCode::from(1)),
-                None if self.interrupted() > before.max(1) => {
-                    self.kill()?;
-                    return Ok(ExitCode::from(130));
-                }
                 None if begun.elapsed() > PATIENCE => {
                     self.kill()?;
                     return Err(Error::new(Code::Failed, "the node did not stop and was killed"));

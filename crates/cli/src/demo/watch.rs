@@ -142,9 +142,14 @@ impl Watch<'_> {
                 self.seen.restarted = Some((probe.resumed_us, probe.departures));
             }
             let resumed = match self.seen.restarted {
-                Some((us, departures)) => {
-                    format!("; called again {us} us later with the state of departure {departures}")
+                // The first panic of a program reads its symbols, for the backtrace in the letter.
+                Some((us, n)) if us >= 1000 => {
+                    let ms = us / 1000;
+                    format!(
+                        "; went on with the state of departure {n} in {ms} ms, its first backtrace included"
+                    )
                 }
+                Some((us, n)) => format!("; went on with the state of departure {n} in {us} us"),
                 None => String::new(),
             };
             say.remark(format!(

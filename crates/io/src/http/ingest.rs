@@ -165,7 +165,7 @@ pub struct Options {
 }
 
 /// A request that is not taken, and how that is answered.
-struct Refused(StatusCode, ErrorBody);
+struct Refused(StatusCode, Box<ErrorBody>);
 
 impl From<Refused> for Response {
     fn from(Refused(status, body): Refused) -> Response {
@@ -174,7 +174,7 @@ impl From<Refused> for Response {
 }
 
 fn refused(status: StatusCode, error: Error) -> Refused {
-    Refused(status, ErrorBody::from(&error))
+    Refused(status, Box::new(ErrorBody::from(&error)))
 }
 
 /// The handler.
@@ -354,7 +354,7 @@ fn bad_line(parsed: &Parsed, first: &Undecodable) -> Refused {
         "{bad} of {all} records are bad, nothing was taken; ?partial=true takes the others"
     );
     let body = ErrorBody { help: vec![help], ..error_of(parsed, first) };
-    Refused(StatusCode::UNPROCESSABLE_ENTITY, body)
+    Refused(StatusCode::UNPROCESSABLE_ENTITY, Box::new(body))
 }
 
 fn too_large() -> Refused {
@@ -380,5 +380,5 @@ fn gap(sequence: Option<&Sequence>, expected: u64) -> Refused {
     let message = format!("Producer-Sequence is {got}; {expected} was expected");
     let error = Error::new(Code::Conflict, message)
         .help("requests of one producer are numbered without gaps, and sent one after the other");
-    Refused(StatusCode::CONFLICT, ErrorBody::from(&error))
+    refused(StatusCode::CONFLICT, error)
 }

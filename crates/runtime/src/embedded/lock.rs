@@ -113,12 +113,18 @@ fn holder(mut file: &File) -> Holder {
 
 fn in_use(dir: &Path, file: &mut File) -> Error {
     let Holder { pid, http } = holder(file);
-    let http = http.map_or(String::new(), |http| format!(", {http}"));
-    Error::new(
-        Code::InUse,
-        format!("{} is in use by another node (pid {pid}{http})", dir.display()),
-    )
-    .help("stop that node, or use another directory: --data DIR")
+    let place = http.as_ref().map_or(String::new(), |http| format!(", {http}"));
+    let message = format!("{} is in use by another node (pid {pid}{place})", dir.display());
+    let error = Error::new(Code::InUse, message);
+    match http {
+        Some(http) => error
+            .help(format!(
+                "talk to it:             millstream status --node {}",
+                http.trim_start_matches("http://")
+            ))
+            .help("or use another place:   --data DIR"),
+        None => error.help("stop that node, or use another directory: --data DIR"),
+    }
 }
 
 /// Opens the engine of a directory and holds it as long as the engine lives.
