@@ -3,8 +3,8 @@
 //! file the killer writes and the file it reads.
 //!
 //! Three kinds of kills: with a turn open for certain (a handler says so and holds it open while
-//! the rest of the node goes on), as soon as a new sorted run of state appears on disk (the compactor
-//! is at work), and within 200 ms of the start.
+//! the rest of the node goes on), as soon as a new sorted run of state appears on disk (the
+//! compactor is at work), and within 200 ms of the start.
 
 use std::{
     collections::BTreeSet,
@@ -126,7 +126,7 @@ fn kill_once(kill: Kill, node: &mut Child, part: &Part, load: &mut Load) -> Resu
 
 /// Waits until a handler says that its turn is open.
 fn wait_for_open(stdout: ChildStdout, load: &mut Load) -> Result<()> {
-    let (say, said) = std::sync::mpsc::channel();
+    let (say, said) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let mut line = String::new();
         drop(BufReader::new(stdout).read_line(&mut line));

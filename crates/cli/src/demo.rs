@@ -90,8 +90,8 @@ impl Plan {
 
 /// Runs the demo.
 pub fn run(options: &Demo, args: &Args, say: &mut Say) -> Result<ExitCode> {
-    let plan = Plan::new(options, args)?;
     let interrupt = Interrupt::listen()?;
+    let plan = Plan::new(options, args)?;
     let mut heart = Heart::start(&plan, options.listen.as_deref(), interrupt)?;
     head(&plan, &heart, say);
     let watched = watch::watch(&plan, &mut heart, say)?;
