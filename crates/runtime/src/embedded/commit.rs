@@ -329,7 +329,8 @@ impl Committer {
         let mut inner = self.shared.lock();
         inner.stats.fsyncs += 1;
         inner.stats.bytes_written += record.len();
-        let segment = Segment { file: file.clone(), end: self.position, live: 0 };
+        let segment =
+            Segment { file: file.clone(), end: self.position, live: 0, head: record.len() };
         inner.state.space.segments.insert(base, segment);
         Ok(Active { base, file, torn: false })
     }

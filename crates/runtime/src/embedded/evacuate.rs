@@ -48,7 +48,7 @@ fn candidate(shared: &Shared, compactor: &Compactor) -> Option<(Extent, Arc<dyn 
     let active = inner.state.space.segments.keys().next_back().copied();
     for (base, segment) in &inner.state.space.segments {
         // A segment that was closed early wastes no bytes but a file.
-        let len = (segment.end - base).max(options.segment_bytes);
+        let len = (segment.end - base).max(options.segment_bytes).saturating_sub(segment.head);
         if Some(*base) == active {
             continue;
         }

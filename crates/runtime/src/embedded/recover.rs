@@ -99,7 +99,7 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Found> {
     while let Some(mut link) = chain.next() {
         let end = chain.peek().map(|next| next.base);
         orphan_segments.retain(|base| *base != link.base);
-        let segment = Segment { file: link.scan.file().clone(), end: 0, live: 0 };
+        let segment = Segment { file: link.scan.file().clone(), end: 0, live: 0, head: 0 };
         state.space.segments.insert(link.base, segment);
         let mut entries = Vec::new();
         position = replay(&mut state, &mut link, end, &mut seq, &mut entries)?;
@@ -256,7 +256,7 @@ fn load(
                 entries
             }
         };
-        let segment = Segment { file, end: extent.end, live: 0 };
+        let segment = Segment { file, end: extent.end, live: 0, head: 0 };
         state.space.segments.insert(extent.base, segment);
         for entry in entries {
             match entry.item {

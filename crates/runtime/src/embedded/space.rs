@@ -22,6 +22,9 @@ pub(super) struct Segment {
     pub file: Arc<dyn DiskFile>,
     pub end: u64,
     pub live: u64,
+    /// Bytes of the snapshot it begins with: every segment has one, so they are no garbage. 0 for
+    /// a segment that was found when the log was opened.
+    pub head: u64,
 }
 
 /// Segments by base, and the frame cache.
