@@ -49,7 +49,7 @@ pub struct Served {
 pub fn run(args: &Latency) -> report::Result<ExitCode> {
     let mut report = Report::new("latency", args.common.seed, args.common.rounds);
     node::print_configuration();
-    let mut figures: [Vec<f64>; 4] = Default::default();
+    let (mut figures, mut acks): ([Vec<f64>; 4], Vec<f64>) = Default::default();
     for round in 1..=args.common.rounds {
         let scratch = Scratch::new(args.common.dir.as_deref())?;
         let part = Part { data: scratch.join("data"), output: scratch.join("out.jsonl") };
@@ -58,7 +58,7 @@ pub fn run(args: &Latency) -> report::Result<ExitCode> {
         let mut address = String::new();
         said.read_line(&mut address)?;
         let requests = args.requests_per_s * args.seconds;
-        let late = measure(address.trim(), &part.output, args.requests_per_s, requests)?;
+        let (late, acked) = measure(address.trim(), &part.output, args.requests_per_s, requests)?;
         drop(node.stdin.take());
         let mut last = String::new();
         said.read_to_string(&mut last)?;
@@ -73,13 +73,15 @@ pub fn run(args: &Latency) -> report::Result<ExitCode> {
         for (all, part) in figures.iter_mut().zip([0.5, 0.99, 0.999, 1.0]) {
             all.push(quantile(&late, part));
         }
+        acks.push(quantile(&acked, 0.99));
         let of = |n: usize| figures[n].last().copied().unwrap_or_default();
         println!(
-            "round {round}  p50 {:.2} ms, p99 {:.2}, p99.9 {:.2}, max {:.2}",
+            "round {round}  p50 {:.2} ms, p99 {:.2}, p99.9 {:.2}, max {:.2}; answers p99 {:.2}",
             of(0),
             of(1),
             of(2),
-            of(3)
+            of(3),
+            quantile(&acked, 0.99)
         );
         report.totals(served.totals);
     }
@@ -87,6 +89,7 @@ pub fn run(args: &Latency) -> report::Result<ExitCode> {
     report.spread(["p99_ms", "p99_ms_min", "p99_ms_max"], &figures[1]);
     report.spread(["p999_ms", "p999_ms_min", "p999_ms_max"], &figures[2]);
     report.spread(["max_ms", "max_ms_min", "max_ms_max"], &figures[3]);
+    report.spread(["answer_p99_ms", "answer_p99_ms_min", "answer_p99_ms_max"], &acks);
     Ok(report.finish())
 }
 
@@ -128,8 +131,14 @@ pub fn part(part: &Part) -> report::Result<Served> {
     Ok(Served { totals, violations })
 }
 
-/// Sends all requests on time and returns how late each row was, ms; NaN if it never came.
-fn measure(address: &str, output: &Path, per_s: u64, requests: u64) -> report::Result<Vec<f64>> {
+/// Sends all requests on time. Returns how late each row was, ms, NaN if it never came; and how
+/// late each request was answered.
+fn measure(
+    address: &str,
+    output: &Path,
+    per_s: u64,
+    requests: u64,
+) -> report::Result<(Vec<f64>, Vec<f64>)> {
     let connections: Vec<Connection> = (0..CONNECTIONS.min(requests))
         .map(|_| Connection::open(address))
         .collect::<report::Result<_>>()?;
@@ -141,23 +150,26 @@ fn measure(address: &str, output: &Path, per_s: u64, requests: u64) -> report::R
             .into_iter()
             .enumerate()
             .map(|(first, mut connection)| {
-                scope.spawn(move || -> report::Result<()> {
+                scope.spawn(move || -> report::Result<Vec<f64>> {
+                    let mut acked = Vec::new();
                     for request in (first as u64..requests).step_by(CONNECTIONS as usize) {
                         std::thread::sleep(
                             (begun + due(request)).saturating_duration_since(Instant::now()),
                         );
                         connection.post(request)?;
+                        acked.push((begun + due(request)).elapsed().as_secs_f64() * 1e3);
                     }
-                    Ok(())
+                    Ok(acked)
                 })
             })
             .collect();
         let until = begun + due(requests) + PATIENCE;
-        let late = read(output, requests * ROWS, until, |row| begun + due(row / ROWS));
+        let late = read(output, requests * ROWS, until, |row| begun + due(row / ROWS))?;
+        let mut acked = Vec::new();
         for sender in senders {
-            sender.join().map_err(|_| "a sender panicked")??;
+            acked.extend(sender.join().map_err(|_| "a sender panicked")??);
         }
-        late
+        Ok((late, acked))
     })
 }
 

@@ -331,6 +331,11 @@ pub trait Operator: Send {
         Ok(Advance::Done)
     }
 
+    /// Whether [`Operator::advance`] has something to fire.
+    fn is_due(&self, _watermark: Time, _clock: Time) -> bool {
+        false
+    }
+
     /// The next processing time at which [`Operator::advance`] has something to do.
     fn wake_at(&self) -> Option<Time> {
         None

@@ -72,10 +72,13 @@ pub struct Progress {
     pub inputs: Vec<InputProgress>,
     /// The task's own watermark; never goes back.
     pub watermark: Time,
-    /// How often the event at the position was attempted while the task was cautious (it had been
-    /// opened more than once without a commit); 0 otherwise.
+    /// How often the event at the position was announced alone by a cautious task (one that had
+    /// been opened more than once without a commit); 0 otherwise.
     #[serde(default)]
     pub attempts: u32,
+    /// Events behind the position that were announced last, and not committed; 0 if none were.
+    #[serde(default)]
+    pub announced: u32,
     /// Everything the task has counted since it exists.
     pub counters: TaskCounters,
     /// What the task's connector wants back: a source's position, a sink's unconfirmed range.

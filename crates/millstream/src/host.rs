@@ -547,6 +547,11 @@ impl<P: Process> Operator for ProcessHost<P> {
         Ok(Advance::Done)
     }
 
+    fn is_due(&self, watermark: Time, clock: Time) -> bool {
+        let due = |heap: &Heap, now| heap.peek().is_some_and(|Reverse((due, _))| *due <= now);
+        due(&self.heaps[0], watermark) || due(&self.heaps[1], clock)
+    }
+
     fn wake_at(&self) -> Option<Time> {
         self.heaps[1].peek().map(|Reverse((due, _))| *due)
     }

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use arrow_schema::{DataType, Field, SchemaRef, TimeUnit};
 use millstream_core::{
-    Batch,
+    Batch, Time,
     operator::{Advance, Operator, Scope},
     table::StateTable,
 };
@@ -142,6 +142,13 @@ impl Operator for WindowOperator {
         match self {
             WindowOperator::Panes(p) => p.advance(budget, scope),
             WindowOperator::Sessions(s) => s.advance(budget, scope),
+        }
+    }
+
+    fn is_due(&self, watermark: Time, _clock: Time) -> bool {
+        match self {
+            WindowOperator::Panes(p) => p.is_due(watermark),
+            WindowOperator::Sessions(s) => s.is_due(watermark),
         }
     }
 

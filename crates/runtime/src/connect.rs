@@ -83,9 +83,10 @@ impl Inlet {
         let at = place.checked_sub(state.first).map(|at| at as usize);
         if let Some(slot) = at.and_then(|at| state.slots.get_mut(at)) {
             *slot = Some(chunk);
-            let front = at == Some(0);
+            // The first is news; and a full inlet is not left to gather more.
+            let news = at == Some(0) || state.slots.len() == INLET_CHUNKS_MAX;
             drop(state);
-            if front {
+            if news {
                 (self.waker)();
             }
         }
@@ -111,6 +112,12 @@ impl Inlet {
     pub fn fail(&self, error: Error) {
         self.state().failed = Some(error);
         (self.waker)();
+    }
+
+    /// Whether more may come in before anything is taken.
+    pub fn has_room(&self) -> bool {
+        let state = self.state();
+        !state.ended && state.failed.is_none() && state.slots.len() < INLET_CHUNKS_MAX
     }
 
     /// Takes what comes next.

@@ -33,7 +33,7 @@ use crate::{
         Exit, FlowSpec, Report, TaskPath, Throttle, Tree, report,
         tree::{Decision, Event},
     },
-    task::{Did, Surroundings, Task, TaskStats},
+    task::{Did, Surroundings, Task, TaskStats, caution::Floor},
 };
 
 /// The stream of what supervisors decided.
@@ -127,6 +127,7 @@ pub struct Node {
     changed: Condvar,
     abandoned: AtomicU64,
     draining: AtomicBool,
+    floor: Arc<Floor>,
 }
 
 struct FlowEntry {
@@ -203,6 +204,7 @@ impl Node {
             changed: Condvar::new(),
             abandoned: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            floor: Arc::default(),
         }))
     }
 
@@ -259,12 +261,14 @@ impl Node {
         partition: u32,
         gate: Arc<dyn Fn() -> bool + Send + Sync>,
     ) -> SlotId {
-        let id = self.queue.add(flow, matches!(stage.front, Front::Source(_)));
+        let ends = matches!(stage.front, Front::Source(_)) || stage.sink.is_some();
+        let id = self.queue.add(flow, ends);
         let queue = self.queue.clone();
         let around = Surroundings {
             engine: self.engine.clone(),
             connectors: self.connectors.clone(),
             gate,
+            floor: self.floor.clone(),
             waker: Arc::new(move || queue.wake(id)),
         };
         let path = TaskPath::new(&stage.flow, &stage.name, partition);

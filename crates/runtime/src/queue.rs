@@ -37,6 +37,8 @@ struct Inner {
     timers: BinaryHeap<Reverse<(Time, SlotId)>>,
     /// Wake-ups so far; tells whether anything has happened between two looks.
     wakes: u64,
+    /// Workers that wait. Waking nobody would still be a call to the kernel, per frame.
+    waiting: usize,
     closed: bool,
 }
 
@@ -81,8 +83,18 @@ impl Queue {
 
     /// Makes a task ready, if it is not.
     pub fn wake(&self, slot: SlotId) {
-        self.lock().wake(slot);
-        self.work.notify_one();
+        let mut inner = self.lock();
+        inner.wake(slot);
+        self.call(inner);
+    }
+
+    /// Lets a waiting worker see what has changed.
+    fn call(&self, inner: MutexGuard<'_, Inner>) {
+        let waiting = inner.waiting > 0;
+        drop(inner);
+        if waiting {
+            self.work.notify_one();
+        }
     }
 
     /// Lets a task run, from now on.
@@ -92,8 +104,7 @@ impl Queue {
             inner.tasks[slot].state = State::Idle;
         }
         inner.wake(slot);
-        drop(inner);
-        self.work.notify_one();
+        self.call(inner);
     }
 
     /// Keeps a task from running until it is switched on again.
@@ -124,7 +135,10 @@ impl Queue {
             Duration::from_millis(due.ms().saturating_sub(now.ms()).max(1) as u64)
         });
         let wait = due.map_or(wait, |due| due.min(wait));
-        drop(self.work.wait_timeout(inner, wait));
+        inner.waiting += 1;
+        let (mut inner, _) =
+            self.work.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner);
+        inner.waiting -= 1;
         None
     }
 
@@ -160,19 +174,15 @@ impl Queue {
 
     /// Wakes a task at a time.
     pub fn wake_at(&self, slot: SlotId, at: Time) {
-        self.lock().timers.push(Reverse((at, slot)));
-        self.work.notify_one();
+        let mut inner = self.lock();
+        inner.timers.push(Reverse((at, slot)));
+        self.call(inner);
     }
 
     /// Lets all workers see that the node stops.
     pub fn close(&self) {
         self.lock().closed = true;
         self.work.notify_all();
-    }
-
-    /// Wakes one waiting worker, to look at what is not a task.
-    pub fn nudge(&self) {
-        self.work.notify_one();
     }
 }
 

@@ -12,5 +12,5 @@ mod driver;
 pub mod faults;
 mod world;
 
-pub use driver::hang;
+pub use driver::{die, hang};
 pub use world::{Coverage, Setup, World};

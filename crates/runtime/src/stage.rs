@@ -155,9 +155,14 @@ pub struct Limits {
     pub bytes_max: usize,
     /// Timers and windows fired.
     pub firings_max: usize,
+    /// How long a source gathers what arrives after a turn before it begins the next one; less if
+    /// its inlet is full. So an event that comes alone is taken at once, and a steady stream of
+    /// them makes few turns with frames worth their cost.
+    pub gather: Duration,
     /// How long a watermark may wait for rows to travel with.
     pub watermark_every: Duration,
-    /// Announced attempts after which the event of a cautious task is set aside unexecuted.
+    /// Times that an event is announced alone and ends the process, until it is set aside
+    /// unexecuted.
     pub attempts_max: u32,
 }
 
@@ -167,6 +172,7 @@ impl Default for Limits {
             rows_max: 65_536,
             bytes_max: 8 << 20,
             firings_max: 16_384,
+            gather: Duration::from_millis(2),
             watermark_every: Duration::from_millis(100),
             attempts_max: 3,
         }

@@ -12,6 +12,7 @@
 //! state; the task is then opened again from its last committed turn.
 //! *Limits:* [`crate::stage::Limits`]; at most two turns are unsettled.
 
+pub mod caution;
 pub mod chain;
 mod exchange;
 mod input;
@@ -37,6 +38,7 @@ use millstream_core::{
 };
 
 use self::{
+    caution::{Caution, Floor, Hold},
     chain::{Chain, Produced, Setting, Step},
     exchange::{Exchange, Stamp},
     input::StreamInputs,
@@ -53,7 +55,7 @@ use crate::{
 const CAREFUL_TURNS: u32 = 16;
 /// Unsettled turns of one task.
 const IN_FLIGHT_MAX: usize = 2;
-/// How often a paused source looks whether it may go on.
+/// How often a paused source, or a task that waits for the floor, looks whether it may go on.
 const GATE_EVERY: Duration = Duration::from_millis(5);
 /// State restored in one step, in bytes.
 const RESTORE_BYTES: usize = 4 << 20;
@@ -83,6 +85,8 @@ pub struct Surroundings {
     pub connectors: Arc<dyn Connectors>,
     /// Says whether sources may take in more.
     pub gate: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// The right to try an event alone.
+    pub floor: Arc<Floor>,
     /// The task's waker.
     pub waker: Waker,
 }
@@ -125,15 +129,20 @@ struct Live {
     restored: bool,
     more: bool,
     careful: u32,
-    cautious_rows: usize,
+    cautious: Option<Caution>,
     /// What was taken in before the announcement.
     held: Option<Intake>,
-    /// The announcement of the next event, while the task is cautious.
-    marked: Option<Ticket>,
+    /// The announcement of the next events, while the task is cautious; and the floor, if it is
+    /// one event alone.
+    announced: Option<(Ticket, Option<Hold>)>,
+    /// The turn of an event that was tried alone, until it is durable: what comes next must not
+    /// take it along when it ends the process.
+    tried: Option<(Ticket, Hold)>,
     /// The watermark up to which everything has fired.
     fired: Time,
-    /// Back-pressure holds the source back.
-    gated: bool,
+    /// When to look at the source again, if it is held back: by back-pressure, or to let what
+    /// arrives gather.
+    held_back: Option<Time>,
     rotation: usize,
     unsettled: VecDeque<Ticket>,
     awaiting: VecDeque<(Ticket, Durable)>,
@@ -305,9 +314,7 @@ impl Task {
             )?)),
             (Front::Streams(_), None) => return Err(no_front()),
         };
-        // Opened more than once without a commit: something ends the process. From here on, one
-        // event a turn, each announced durably before it is tried.
-        let cautious = recovered.opens > 1 || progress.attempts > 0;
+        let cautious = Caution::of(recovered.opens, &progress, self.stage.limits.rows_max);
         self.live = Some(Live {
             chain: Chain::new((self.stage.chain)(self.partition), self.probe.clone()),
             exchange: Exchange::new(&self.stage, self.partition, Time::MIN),
@@ -320,11 +327,12 @@ impl Task {
             // Firings may have been cut short; but a turn that hung is run again as it was.
             more: self.suspect.is_none(),
             careful: 0,
-            cautious_rows: if cautious { self.stage.limits.rows_max } else { 0 },
+            cautious,
             held: None,
-            marked: None,
+            announced: None,
+            tried: None,
             fired: Time::MIN,
-            gated: false,
+            held_back: None,
             rotation: 0,
             unsettled: VecDeque::new(),
             awaiting: VecDeque::new(),
@@ -344,8 +352,10 @@ impl Task {
             Some(sink) => !sink.ready(live.lease.as_ref(), self.around.connectors.as_ref())?,
             None => false,
         };
-        let announcing = live.marked.is_some_and(|ticket| !live.lease.durable(ticket));
-        if full || blocked || announcing {
+        let lasts = |ticket: &Ticket| live.lease.durable(*ticket);
+        live.tried.take_if(|(ticket, _)| lasts(ticket));
+        let announcing = live.announced.as_ref().is_some_and(|(ticket, _)| !lasts(ticket));
+        if full || blocked || announcing || live.tried.is_some() {
             self.live = Some(live);
             return Ok(Did::Idle { until: None });
         }
@@ -376,10 +386,17 @@ impl Task {
         let owed = live.exchange.owes_watermark(live.fired, live.status, every);
         let owes = owed.is_some_and(|t| t <= clock) && !live.more;
         if !(consumed || due || moved || owes || live.more || suspect.is_some()) {
-            return Ok(live.idle(owed, clock));
+            return Ok(live.idle(owed));
         }
-        if live.cautious_rows > 0 && intake.rows > 0 && live.marked.is_none() {
-            return live.mark(intake, clock);
+        if let Some(caution) = live.cautious.filter(|_| live.announced.is_none()) {
+            // Without rows it is firings that are tried, as many as the step allows.
+            let events = match intake.rows {
+                0 if live.chain.is_due(intake.next.watermark, clock) => caution.step,
+                rows => rows,
+            };
+            if events > 0 {
+                return Ok(live.announce(intake, events, clock, &self.around.floor));
+            }
         }
         let positions = |p: &Progress| p.inputs.iter().map(|i| i.position).collect();
         self.probe.set_plan(TurnPlan {
@@ -401,8 +418,8 @@ impl Task {
 
     fn intake(&mut self, live: &mut Live, until: &[Position], clock: Time) -> Result<Intake> {
         let mut limits = self.stage.limits;
-        if live.cautious_rows > 0 {
-            limits.rows_max = 1;
+        if let Some(caution) = live.cautious {
+            limits.rows_max = caution.step;
         }
         let mut intake = Intake {
             steps: Vec::new(),
@@ -432,8 +449,12 @@ impl Task {
                 intake.status = status;
             }
             Input::Source(source) => {
-                live.gated = !(self.around.gate)();
-                if live.gated {
+                live.held_back = match (self.around.gate)() {
+                    // A closed gate opens without a call: look again soon.
+                    false => Some(clock + GATE_EVERY),
+                    true => source.gathers_until(clock, limits.gather),
+                };
+                if live.held_back.is_some() {
                     return Ok(intake);
                 }
                 let turn = source.gather(live.lease.task(), &self.stage.name, clock, &limits)?;
@@ -458,16 +479,19 @@ impl Task {
         suspect: Option<u64>,
         clock: Time,
     ) -> Result<Produced> {
-        let attempts = live.progress.attempts;
-        let suspect = match live.cautious_rows > 0 && attempts > self.stage.limits.attempts_max {
-            true => Some(1),
+        let beyond = live.progress.attempts.saturating_sub(self.stage.limits.attempts_max);
+        let suspect = match live.cautious.is_some() && beyond > 0 {
+            true => Some(u64::from(caution::suspect(beyond))),
             false => suspect,
         };
         let setting = Setting {
             clock,
             before: live.progress.watermark,
             after: intake.next.watermark,
-            firings_max: self.stage.limits.firings_max,
+            firings_max: live
+                .cautious
+                .map_or(usize::MAX, |c| c.step)
+                .min(self.stage.limits.firings_max),
             suspect,
         };
         if live.careful == 0 && suspect.is_none() {
@@ -506,7 +530,11 @@ impl Task {
         let before = std::mem::take(&mut live.progress);
         next.turn = before.turn + 1;
         next.clock = clock;
-        next.attempts = 0;
+        let announced = live.announced.take();
+        if announced.is_some() {
+            (next.attempts, next.announced) = (0, 0);
+            live.cautious = live.cautious.and_then(|caution| caution.after(intake.rows));
+        }
         for (name, counters) in &produced.counters.operators {
             next.counters.operators.entry(name.clone()).or_default().add(counters);
         }
@@ -551,13 +579,12 @@ impl Task {
             outputs.extend(outputs.clone());
         }
         live.more = produced.more;
-        live.marked = None;
-        live.cautious_rows = live.cautious_rows.saturating_sub(intake.rows.max(1));
         live.progress = next.clone();
         let ticket = live.lease.commit(Turn { progress: next, delta: produced.delta, outputs });
         self.stats.turns += 1;
         self.stats.rows += intake.rows as u64;
         live.unsettled.push_back(ticket);
+        live.tried = announced.and_then(|(_, hold)| Some((ticket, hold?)));
         if !intake.durable.is_empty() {
             live.awaiting.push_back((ticket, intake.durable));
         }
@@ -675,21 +702,27 @@ impl Live {
         Ok(())
     }
 
-    /// Announces the next event durably before it is tried, so that one that ends the process is
-    /// recognised after a few times.
-    fn mark(&mut self, intake: Intake, clock: Time) -> Result<Did> {
+    /// Announces the next events durably before they are tried, so that one that ends the process
+    /// is recognised after a few times. One event alone waits for the floor.
+    fn announce(&mut self, intake: Intake, events: usize, clock: Time, floor: &Arc<Floor>) -> Did {
+        self.held = Some(intake);
+        let alone = events == 1;
+        let hold = if alone { floor.take(self.lease.task()) } else { None };
+        if alone && hold.is_none() {
+            return Did::Idle { until: Some(clock + GATE_EVERY) };
+        }
         self.progress.turn += 1;
         self.progress.clock = clock;
-        self.progress.attempts += 1;
+        self.progress.attempts += u32::from(alone);
+        self.progress.announced = u32::try_from(events).unwrap_or(u32::MAX);
         let turn = Turn { progress: self.progress.clone(), ..Turn::default() };
         let ticket = self.lease.commit(turn);
-        self.marked = Some(ticket);
-        self.held = Some(intake);
+        self.announced = Some((ticket, hold));
         self.unsettled.push_back(ticket);
-        Ok(Did::Worked)
+        Did::Worked
     }
 
-    fn idle(&self, owed: Option<Time>, clock: Time) -> Did {
+    fn idle(&self, owed: Option<Time>) -> Did {
         let settled = self.unsettled.is_empty() && self.awaiting.is_empty();
         if self.status == Status::Ended
             && settled
@@ -702,9 +735,8 @@ impl Live {
             Input::Source(source) => source.idle_at(),
             Input::Streams(_) => None,
         };
-        // A closed gate opens without a call: look again soon.
-        let gate = self.gated.then(|| clock + GATE_EVERY);
-        let until = [owed, self.chain.wake_at(), idle_at, gate].into_iter().flatten().min();
+        let all = [owed, self.chain.wake_at(), idle_at, self.held_back];
+        let until = all.into_iter().flatten().min();
         Did::Idle { until }
     }
 }

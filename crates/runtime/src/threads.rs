@@ -27,6 +27,9 @@ const IDLE_MAX: Duration = Duration::from_secs(1);
 const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// How long a connector waits for its source or for room before it looks around.
 const PULL_WAIT: Duration = Duration::from_millis(250);
+/// How much a worker steps back behind the threads that do I/O (`nice`): those run for
+/// microseconds and somebody waits for them.
+const WORKER_NICE: i32 = 5;
 /// Stack of a worker, in bytes; handlers run on it.
 const WORKER_STACK_BYTES: usize = 8 << 20;
 
@@ -46,6 +49,13 @@ fn spawn(name: &str, stack: usize, run: impl FnOnce() + Send + 'static) -> Resul
         .stack_size(stack)
         .spawn(run)
         .map_err(|e: io::Error| Error::io(format!("thread {name}"), &e))
+}
+
+/// Lets the calling thread's work wait for that of others.
+fn step_back() {
+    // Elsewhere it would hold for the whole process. Where it is refused, nothing is lost but time.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(WORKER_NICE);
 }
 
 /// Connectors on threads: one per source partition, a pool that decodes, one that writes.
@@ -197,6 +207,7 @@ impl Workers {
     fn start_worker(&self) -> Result<()> {
         let (node, stop) = (self.node.clone(), self.stop.clone());
         let run = move || {
+            step_back();
             let begun = Instant::now();
             let elapsed = || begun.elapsed();
             while !stop.load(Ordering::Relaxed) {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use millstream_core::{
-    Batch, Origin,
+    Batch, Origin, Time,
     key::hash,
     letter::{Trigger, row_payload},
     mutant::{self, Mutant},
@@ -147,6 +147,10 @@ impl Panes {
         scope.dead(&unit, failure, row_payload(rows.rows(), row));
         scope.out.counters.dead += 1;
         Ok(None)
+    }
+
+    pub fn is_due(&self, watermark: Time) -> bool {
+        self.open.first_key_value().is_some_and(|(end, _)| *end <= watermark.ms())
     }
 
     pub fn advance(&mut self, budget: usize, scope: &mut Scope<'_>) -> Result<Advance> {

@@ -6,7 +6,7 @@
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use millstream_core::{
-    Batch, Origin,
+    Batch, Origin, Time,
     key::hash,
     letter::{Trigger, row_payload},
     operator::{Advance, Failure, Mode, Outcome, Scope, Unit},
@@ -144,6 +144,10 @@ impl Sessions {
         self.due.push(Reverse((session.last.saturating_add(self.gap), entry)));
         open.0.insert(before, session);
         Ok(())
+    }
+
+    pub fn is_due(&self, watermark: Time) -> bool {
+        self.due.peek().is_some_and(|Reverse((due, _))| *due <= watermark.ms())
     }
 
     pub fn advance(&mut self, budget: usize, scope: &mut Scope<'_>) -> Result<Advance> {

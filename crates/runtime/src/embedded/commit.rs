@@ -11,7 +11,7 @@
 //! *Failure:* after a failed append the partial tail is cut off before the next try. After a failed
 //! sync nothing that was not durable before is trusted any more; see [`Committer::sync`].
 
-use std::{mem, sync::Arc};
+use std::{mem, sync::Arc, thread, time::Instant};
 
 use millstream_core::{Code, Error, Result, disk::DiskFile};
 
@@ -123,15 +123,23 @@ impl Committer {
         }
     }
 
-    /// Steps until the engine stops, on the calling thread. Waits without using the processor when
-    /// there is nothing to do, and [`super::Options::retry`] after a failure.
+    /// Steps until the engine stops, on the calling thread, at most once in
+    /// [`super::Options::sync_every`]. Waits without using the processor when there is nothing to
+    /// do, and [`super::Options::retry`] after a failure.
     pub fn run(mut self) {
         loop {
+            // Clock: this loop is the committer's own thread; simulations call `step`.
+            let begun = Instant::now();
             let progress = self.step();
             let inner = self.shared.lock();
             let quiet = inner.queue.is_empty() && !inner.roll;
             let dead = match progress {
-                Progress::Worked => continue,
+                Progress::Worked => {
+                    drop(inner);
+                    let gather = self.shared.options.sync_every;
+                    thread::sleep(gather.saturating_sub(begun.elapsed()));
+                    continue;
+                }
                 _ if inner.stopping => return,
                 Progress::Idle if quiet => self.shared.work.wait(inner).map(drop).is_err(),
                 Progress::Idle => continue,

@@ -193,10 +193,8 @@ impl Compactor {
         let seq = record.seq;
         let old = inner.state.apply_manifest(meta);
         self.obsolete.extend(old.iter().map(|r| (seq, run::path(plan.task, r.number))));
-        inner.enqueue(record);
         inner.stats.compactions += 1;
-        drop(inner);
-        self.shared.work.notify_one();
+        self.shared.enqueue(inner, record);
         Ok(())
     }
 

@@ -150,9 +150,7 @@ impl EmbeddedEngine {
         if let Some(task) = inner.state.task(id) {
             task.waker = Some(spec.waker.clone());
         }
-        inner.enqueue(record);
-        drop(inner);
-        self.shared.work.notify_one();
+        self.shared.enqueue(inner, record);
         Ok((id, seq))
     }
 }
@@ -179,9 +177,7 @@ impl Engine for EmbeddedEngine {
         self.shared.writable(&inner)?;
         record.seq = inner.sequence();
         let id = inner.state.apply_stream(spec.clone());
-        inner.enqueue(record);
-        drop(inner);
-        self.shared.work.notify_one();
+        self.shared.enqueue(inner, record);
         Ok(StreamId(id))
     }
 

@@ -113,9 +113,7 @@ fn copy(shared: &Shared, extent: Extent, file: Arc<dyn DiskFile>) -> Result<Opti
     shared.writable(&inner)?;
     record.seq = inner.sequence();
     let seq = record.seq;
-    inner.enqueue(record);
-    drop(inner);
-    shared.work.notify_one();
+    shared.enqueue(inner, record);
     Ok(Some(seq))
 }
 

@@ -22,6 +22,9 @@ pub struct Options {
     pub segment_bytes: u64,
     /// At most about this much is written with one sync, unless a segment is due to be closed.
     pub batch_bytes: u64,
+    /// A sync begins at the earliest this long after the one before, so that turns share it; after
+    /// a pause it begins at once.
+    pub sync_every: Duration,
     /// Written frames are kept in memory for their readers up to this many bytes.
     pub cache_bytes: usize,
     /// How long the committer's thread waits before it tries a failed write again.
@@ -50,6 +53,7 @@ impl Default for Options {
             durability: Durability::Fsync,
             segment_bytes: 64 << 20,
             batch_bytes: 16 << 20,
+            sync_every: Duration::from_millis(1),
             cache_bytes: 64 << 20,
             retry: Duration::from_millis(200),
             compact_bytes_min: 4 << 20,

@@ -122,11 +122,6 @@ impl Inner {
         seq
     }
 
-    pub fn enqueue(&mut self, record: Record) {
-        self.pending_bytes += record.len();
-        self.queue.push_back(record);
-    }
-
     pub fn consumers(&mut self, stream: u32, part: u32, wakes: &mut Wakes) {
         let State { streams, tasks, .. } = &mut self.state;
         let Some(part) = partition(streams, stream, part) else { return };
@@ -194,6 +189,17 @@ impl Shared {
         Ok(())
     }
 
+    /// Queues a record for the committer, which waits only while nothing is queued.
+    pub fn enqueue(&self, mut inner: MutexGuard<'_, Inner>, record: Record) {
+        let waits = inner.queue.is_empty();
+        inner.pending_bytes += record.len();
+        inner.queue.push_back(record);
+        drop(inner);
+        if waits {
+            self.work.notify_one();
+        }
+    }
+
     /// Commits a turn: it gets its place in the order, becomes visible, and is queued.
     pub fn commit(&self, task: TaskId, epoch: u64, turn: Turn) -> Result<u64, Settlement> {
         let Turn { progress, delta, outputs } = turn;
@@ -247,10 +253,9 @@ impl Shared {
             inner.stats.turns += 1;
             inner.stats.bytes_committed +=
                 record.entries.iter().map(|e| u64::from(e.len)).sum::<u64>();
-            inner.enqueue(record);
+            self.enqueue(inner, record);
             seq
         };
-        self.work.notify_one();
         wakes.call();
         Ok(seq)
     }
@@ -274,10 +279,9 @@ impl Shared {
             let item = super::record::frame_item(&output, seq, number);
             record.entries = super::record::place([(item, output.len)]);
             inner.stats.bytes_committed += u64::from(output.len);
-            inner.enqueue(record);
+            self.enqueue(inner, record);
             seq
         };
-        self.work.notify_one();
         wakes.call();
         Ok(seq)
     }

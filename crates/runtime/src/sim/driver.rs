@@ -23,15 +23,29 @@ pub(super) enum Stepped {
     Done(bool),
     /// It never will.
     Hung,
+    /// The process ended in it.
+    Died,
 }
 
 /// Never returns. For handlers under simulation: the simulator goes on without this thread.
 ///
 /// Outside of a simulation it really never returns.
 pub fn hang() -> ! {
+    leave(Stepped::Hung)
+}
+
+/// Ends the process, as a stack overflow or an abort does, and lets it be started again. For
+/// handlers under simulation.
+///
+/// Outside of a simulation it never returns.
+pub fn die() -> ! {
+    leave(Stepped::Died)
+}
+
+fn leave(how: Stepped) -> ! {
     REPORT.with_borrow(|report| {
         if let Some(report) = report {
-            let _ = report.send(Stepped::Hung); // whoever waited is gone: nothing to tell
+            let _ = report.send(how); // whoever waited is gone: nothing to tell
         }
     });
     loop {
@@ -70,7 +84,7 @@ impl Driver {
     pub fn run(&mut self, job: Job) -> Stepped {
         self.jobs.send(job).expect("the driver lives until it hangs or panics");
         let stepped = self.reports.recv().expect("a step of the simulated node panicked");
-        if stepped == Stepped::Hung {
+        if !matches!(stepped, Stepped::Done(_)) {
             *self = Driver::start();
         }
         stepped

@@ -165,7 +165,8 @@ impl World {
         moved
     }
 
-    /// Lets the node go on; if a handler hangs, time goes on until the watchdog gives it up.
+    /// Lets the node go on; if a handler hangs, time goes on until the watchdog gives it up, and if
+    /// it ends the process, that is started again.
     fn crank(&mut self) -> bool {
         let (node, now) = (self.running.node.clone(), self.now);
         match self.driver.run(Box::new(move || node.crank(now, &|| Duration::ZERO))) {
@@ -175,6 +176,10 @@ impl World {
                 self.running.node.watch(&mut seen, self.now);
                 self.now = self.now + self.setup.node.call_timeout;
                 self.past.watchdog += self.running.node.watch(&mut seen, self.now) as u64;
+                true
+            }
+            Stepped::Died => {
+                self.kill().unwrap_or_else(|e| panic!("after a handler ended the process: {e}"));
                 true
             }
         }

@@ -98,6 +98,11 @@ impl Chain {
         &mut self.operators
     }
 
+    /// Whether an operator has something to fire.
+    pub fn is_due(&self, watermark: Time, clock: Time) -> bool {
+        self.operators.iter().any(|o| o.is_due(watermark, clock))
+    }
+
     /// The next processing time at which an operator has something to fire.
     pub fn wake_at(&self) -> Option<Time> {
         self.operators.iter().filter_map(|o| o.wake_at()).min()

@@ -191,6 +191,12 @@ impl SourceInput {
         first
     }
 
+    /// Until when to let what arrives gather; `None` to take it now.
+    pub fn gathers_until(&self, clock: Time, gather: Duration) -> Option<Time> {
+        let until = self.active_at? + gather;
+        (clock < until && self.rest.is_none() && self.inlet.has_room()).then_some(until)
+    }
+
     /// When the source will count as idle unless something arrives.
     pub fn idle_at(&self) -> Option<Time> {
         let rule = self.front.event_time.as_ref()?;
