@@ -68,8 +68,16 @@ impl<S: Source> Source for Paced<S> {
         self.source.finite()
     }
 
+    fn replays(&self) -> bool {
+        self.source.replays()
+    }
+
     fn fields(&self) -> Result<Option<Vec<String>>> {
         self.source.fields()
+    }
+
+    fn fields_vary(&self) -> bool {
+        self.source.fields_vary()
     }
 
     fn open(

@@ -34,7 +34,10 @@ use millstream_core::{
 use millstream_runtime::table::{EntryId, Table, Value};
 use serde::Deserialize;
 
-use crate::process::{Context, Effects, Emitted, Failure, Kinds, Moment, Process, Result, Timers};
+use crate::{
+    process::{Context, Effects, Emitted, Failure, Kinds, Moment, Process, Result, Timers},
+    rows::reject_long_key,
+};
 
 /// The hidden timer behind idle expiry.
 const IDLE: &str = "$idle";
@@ -441,6 +444,10 @@ impl<P: Process> Operator for ProcessHost<P> {
         let inputs = serde_arrow::Deserializer::from_record_batch(rows.rows())?;
         for row in 0..rows.len() {
             let key = keys.get(row);
+            let stop = self.spec.options.on_error == OnError::Stop;
+            if reject_long_key(key, rows, row, stop, scope)? {
+                continue;
+            }
             let entry = self.table.entry(hash(key), key);
             let stamp = rows.stamp(row);
             let watermark = scope.watermark_at(stamp);

@@ -235,6 +235,9 @@ impl<P: Process> Context<'_, P> {
         let (mailbox, _) = self.kinds.0.get(&TypeId::of::<Q>()).ok_or_else(|| {
             Failure::new(format!("the flow has no process kind {}", std::any::type_name::<Q>()))
         })?;
+        if let Some(failure) = crate::rows::too_long(key.bytes()) {
+            return Err(failure);
+        }
         if self.moment.hops >= HOPS_MAX {
             return Err(Failure::new(format!(
                 "a message that {HOPS_MAX} messages led to: a loop?"
