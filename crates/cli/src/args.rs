@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as Group, Parser, Subcommand};
+use clap::{
+    Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource,
+};
 
 /// Real-time stream processing that fails the way Erlang does: one key at a time.
 #[derive(Debug, Parser)]
@@ -14,11 +16,24 @@ pub struct Args {
     /// The directory of a node; read as it is when no node runs [default: ./millstream-data]
     #[arg(long, global = true, env = "MILLSTREAM_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Whether `data` was written on the command line, and not taken from the environment
+    #[arg(skip)]
+    pub data_named: bool,
     /// Print results as JSON
     #[arg(long, global = true)]
     pub json: bool,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// What was written on the command line, or the usage and the end.
+    pub fn read() -> Args {
+        let matches = Args::command().get_matches();
+        let mut args = Args::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+        args.data_named = matches.value_source("data") == Some(ValueSource::CommandLine);
+        args
+    }
 }
 
 /// What is to be done.

@@ -38,6 +38,9 @@ use recount::Expected;
 const FLIGHTS: &[u8] = include_bytes!("../../../examples/data/flights-2013-01.csv");
 /// Whose departure panics, and which one.
 const VICTIM: (&str, usize) = ("N730MQ", 30);
+/// The file that tells a directory of the demo's from anybody else's.
+const MARKER: &str = "DEMO";
+const MARKER_TEXT: &str = "`millstream demo` made this directory, and removes it with all that is in it when it starts.\n";
 /// Rows per second with `--fast`.
 const FAST: u64 = 25_000;
 
@@ -53,13 +56,17 @@ struct Plan {
 
 impl Plan {
     fn new(options: &Demo, args: &Args) -> Result<Plan> {
-        let dir = args.data.clone().unwrap_or_else(|| PathBuf::from("./millstream-demo"));
-        clear(&dir)?;
+        // A directory of the environment is that of a node in earnest: it is none of the demo's.
+        let dir = args.data.clone().filter(|_| args.data_named);
+        let dir = dir.unwrap_or_else(|| PathBuf::from("./millstream-demo"));
         let csv = match &options.csv {
-            Some(path) => fs::canonicalize(path).map_err(|e| {
-                Error::new(Code::Unknown, format!("{}: {e}", path.display()))
-                    .help("name a file of departures: --csv FILE")
-            })?,
+            Some(path) => Some(departures(path, &dir)?),
+            None => None,
+        };
+        clear(&dir)?;
+        mark(&dir)?;
+        let csv = match csv {
+            Some(path) => path,
             None => write_flights(&dir)?,
         };
         let text = fs::read_to_string(&csv).map_err(|e| Error::io(csv.display(), &e))?;
@@ -137,7 +144,23 @@ fn head(plan: &Plan, heart: &Heart, say: &mut Say) {
     say.remark("");
 }
 
-/// Makes the directory, anew if it is one of ours.
+/// The file of departures that is to be taken instead of the built-in one.
+fn departures(path: &Path, dir: &Path) -> Result<PathBuf> {
+    let csv = fs::canonicalize(path).map_err(|e| {
+        Error::new(Code::Unknown, format!("{}: {e}", path.display()))
+            .help("name a file of departures: --csv FILE")
+    })?;
+    match fs::canonicalize(dir) {
+        Ok(dir) if csv.starts_with(&dir) => Err(Error::new(
+            Code::Conflict,
+            format!("{} lies in the demo's own directory, which begins empty", path.display()),
+        )
+        .help("move it elsewhere, or use another directory: --data DIR")),
+        _ => Ok(csv),
+    }
+}
+
+/// Removes the directory, if a demo made it.
 fn clear(dir: &Path) -> Result<()> {
     let io = |e: std::io::Error| Error::io(dir.display(), &e);
     let entries = match fs::read_dir(dir) {
@@ -148,29 +171,37 @@ fn clear(dir: &Path) -> Result<()> {
     if entries.is_empty() {
         return Ok(());
     }
-    if !dir.join("LOCK").is_file() || !dir.join("log").is_dir() {
+    if !fs::symlink_metadata(dir.join(MARKER)).is_ok_and(|found| found.is_file()) {
         return Err(Error::new(
             Code::Conflict,
-            format!("{} has files, and they are no node's", dir.display()),
+            format!("{} has files, and no demo made it: nothing was touched", dir.display()),
         )
-        .help("the demo starts in an empty directory: --data DIR"));
+        .help("the demo needs a directory of its own, new or empty: --data DIR"));
     }
     // Taken, so that no running node loses its data; the lock goes with the directory.
     let _lock = millstream_runtime::embedded::DirLock::take(dir)?;
     fs::remove_dir_all(dir).map_err(io)
 }
 
+/// Makes the directory and says in it that it may be removed.
+fn mark(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|e| Error::io(dir.display(), &e))?;
+    write_file(&dir.join(MARKER), MARKER_TEXT.as_bytes())
+}
+
 fn write_flights(dir: &Path) -> Result<PathBuf> {
-    use std::{
-        io::Write,
-        os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    };
-    let io = |e: std::io::Error| Error::io(dir.display(), &e);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-    let dir = fs::canonicalize(dir).map_err(io)?;
+    let dir = fs::canonicalize(dir).map_err(|e| Error::io(dir.display(), &e))?;
     let path = dir.join("flights.csv");
-    let mut options = fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
-    file.and_then(|mut file| file.write_all(FLIGHTS)).map_err(io)?;
+    write_file(&path, FLIGHTS)?;
     Ok(path)
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| file.write_all(bytes));
+    written.map_err(|e| Error::io(path.display(), &e))
 }

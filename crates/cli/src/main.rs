@@ -11,13 +11,11 @@ mod say;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Args, Command};
 use say::Say;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::read();
     let mut say = Say::new(args.json);
     let done = match &args.command {
         Command::Demo(options) => demo::run(options, &args, &mut say),

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use millstream::{io::rng::Rng, test::Folder};
+use millstream::{Node, io::rng::Rng, test::Folder};
 use serde_json::Value;
 
 /// The data, each line as its fields.
@@ -131,6 +131,45 @@ fn a_directory_that_is_no_nodes_is_left_alone() {
         .unwrap();
     assert_eq!(output.status.code(), Some(3));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("has files, and they are no node's"), "{said}");
+    let expected = format!(
+        "error[M0002]: {} has files, and no demo made it: nothing was touched\n  = the demo needs a directory of its own, new or empty: --data DIR\n",
+        folder.path().display()
+    );
+    assert_eq!(said, expected);
     assert_eq!(fs::read_to_string(folder.path().join("thesis.txt")).unwrap(), "my only copy");
+}
+
+/// What lies in a directory, names and bytes.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    let file = |path: PathBuf| match path.is_dir() {
+        true => contents(&path),
+        false => BTreeMap::from([(path.clone(), fs::read(&path).unwrap())]),
+    };
+    entries.flat_map(file).collect()
+}
+
+#[test]
+fn a_directory_of_a_node_in_earnest_is_left_alone() {
+    let folder = Folder::new("demo-production");
+    let data = folder.path().join("production");
+    Node::embedded(&data).start().unwrap().stop();
+    let before = contents(&data);
+    let demo = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+        command.args(["demo", "--rate", "100000", "--listen", ":0", "--seed", "1"]).args(args);
+        command.env("MILLSTREAM_DATA", &data).current_dir(folder.path()).output().unwrap()
+    };
+    // Named, it is refused. From the environment, it is not even looked at.
+    let named = demo(&["--data", data.to_str().unwrap()]);
+    assert_eq!(named.status.code(), Some(3), "{named:?}");
+    let elsewhere = demo(&[]);
+    assert!(elsewhere.status.code().is_some_and(|code| code <= 1), "{elsewhere:?}");
+    let said = String::from_utf8(elsewhere.stdout).unwrap();
+    assert!(said.contains("   data ./millstream-demo   "), "{said}");
+    assert_eq!(contents(&data), before);
+    // Its own directory is made anew; a file of departures in it would go with it.
+    let own = demo(&["--csv", "millstream-demo/flights.csv"]);
+    assert_eq!(own.status.code(), Some(3), "{own:?}");
+    assert!(folder.path().join("millstream-demo/flights.csv").is_file());
 }

@@ -120,6 +120,22 @@ fn nobody_to_ask() {
 }
 
 #[test]
+fn a_node_that_does_not_listen() {
+    let folder = Folder::new("cli-silent");
+    let node = Node::embedded(folder.path()).start().unwrap();
+    let pid = format!("pid {}", std::process::id());
+    let named = [(path(folder.path()), "DIR"), (&pid, "pid PID")];
+    let (code, text) = said(&["status", "--data", path(folder.path())], &named);
+    let expected = "\
+error[M0008]: a node (pid PID) has DIR, and does not listen: it cannot be asked
+  = let it listen: Node::embedded(..).http(\"127.0.0.1:7070\")
+  = or ask again: in a moment if it is just starting, or when it has stopped\n";
+    assert_eq!((code, text.as_str()), (4, expected));
+    node.stop();
+    assert!(run(&["status", "--data", path(folder.path())]).status.success());
+}
+
+#[test]
 fn a_kill_needs_a_node_that_runs() {
     let folder = Folder::new("cli-kill");
     Node::embedded(folder.path()).start().unwrap().stop();

@@ -14,10 +14,17 @@ use millstream_runtime::{
     threads::{ThreadConnectors, Workers, now},
 };
 
-use crate::{flow::Flow, host::decode_state, plan::plan, process::Process, target::show};
+use crate::{
+    flow::Flow, host::decode_state, plan::plan, process::Process, progress, signals::Signals,
+    target::show,
+};
 
 /// How often a draining node is looked at.
 const DRAIN_EVERY: Duration = Duration::from_millis(5);
+/// How often a program that runs a flow looks whether it was asked to end.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a program that was asked to end may work off what it has taken in.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// What a node is to be; [`Node::start`] makes it run.
 #[derive(Clone, Debug)]
@@ -27,6 +34,7 @@ pub struct Node {
     options: Options,
     workers: usize,
     http: Option<String>,
+    signals: bool,
 }
 
 impl Node {
@@ -38,6 +46,7 @@ impl Node {
             options: Options::default(),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             http: None,
+            signals: true,
         }
     }
 
@@ -67,6 +76,13 @@ impl Node {
         self
     }
 
+    /// Whether [`Node::run`] listens for Ctrl-C and SIGTERM, as it does unless told otherwise. A
+    /// program that does so itself turns it off.
+    pub fn signals(mut self, listen: bool) -> Node {
+        self.signals = listen;
+        self
+    }
+
     /// Opens the directory and starts the threads.
     ///
     /// # Errors
@@ -87,12 +103,31 @@ impl Node {
 
     /// Starts, runs one flow to its end and stops.
     ///
+    /// Ctrl-C or SIGTERM end it before: nothing more is taken in, what was taken in is worked off
+    /// (for 30 s at most; the rest waits in the directory) and committed. The next run goes on
+    /// there. A second one ends the program at once, with exit code 130; nothing is lost then
+    /// either. If a terminal is attached, how far it is shows there.
+    ///
     /// # Errors
     /// As [`Node::start`]; if the flow does not fit together; if it fails.
     pub fn run(self, flow: Flow) -> Result<()> {
+        let signals = self.signals.then(Signals::listen).transpose()?;
+        let opening = progress::Opening::new(&self.dir);
         let running = self.start()?;
+        drop(opening);
         running.deploy(&flow)?;
-        let state = running.wait(flow.name());
+        let asked = || signals.as_ref().is_some_and(Signals::asked);
+        let mut progress = progress::Rows::new(&running, flow.name());
+        let mut state = running.wait_while(flow.name(), LOOK_EVERY, || {
+            progress.look();
+            !asked()
+        });
+        if state == FlowState::Running {
+            progress.say("stopping: working off what was taken in; Ctrl-C again stops at once");
+            running.drain(DRAIN_MAX);
+            state = running.heart.flow(flow.name()).unwrap_or(state);
+        }
+        drop(progress);
         running.stop();
         match state {
             FlowState::Failed(error) => Err(error),
@@ -172,9 +207,19 @@ impl Running {
 
     /// Waits until a flow has finished, failed or stopped.
     pub fn wait(&self, flow: &str) -> FlowState {
+        self.wait_while(flow, Duration::from_secs(60), || true)
+    }
+
+    /// As [`Running::wait`], but asks `every` so often whether to go on with it.
+    fn wait_while(
+        &self,
+        flow: &str,
+        every: Duration,
+        mut go_on: impl FnMut() -> bool,
+    ) -> FlowState {
         loop {
-            match self.heart.wait(flow, Duration::from_secs(60)) {
-                Some(FlowState::Running) => {}
+            match self.heart.wait(flow, every) {
+                Some(FlowState::Running) if go_on() => {}
                 Some(state) => return state,
                 None => {
                     let unknown = format!("there is no flow `{flow}`");

@@ -38,14 +38,17 @@ impl Target {
     /// both the default directory, or the default address.
     ///
     /// # Errors
-    /// [`Code::Unknown`] if there is nothing to be asked, else as [`embedded::open_read_only`].
+    /// [`Code::Unknown`] if there is nothing to be asked, [`Code::Unreachable`] if a node has the
+    /// directory and does not listen; else as [`embedded::open_read_only`].
     pub fn find(node: Option<&str>, data: Option<&Path>) -> Result<Target> {
         if let Some(node) = node {
             return Ok(Target::Node(Client::new(node)));
         }
         let dir = data.unwrap_or(Path::new(DEFAULT_DATA));
-        if let Some(http) = embedded::holder_http(dir) {
-            return Ok(Target::Node(Client::new(&http)));
+        match embedded::dir_holder(dir) {
+            Some((_, Some(http))) => return Ok(Target::Node(Client::new(&http))),
+            Some((pid, None)) => return Err(silent(dir, pid)),
+            None => {}
         }
         match embedded::open_read_only(dir, embedded::Options::default()) {
             Ok(engine) => Ok(Target::Directory(engine)),
@@ -227,6 +230,15 @@ impl Target {
             Target::Directory(engine) => Ok(view::ledger(engine.as_ref() as &dyn Engine)),
         }
     }
+}
+
+/// A node that runs cannot be told from outside: its directory says what was, not what is.
+fn silent(dir: &Path, pid: u32) -> Error {
+    let dir = dir.display();
+    let message = format!("a node (pid {pid}) has {dir}, and does not listen: it cannot be asked");
+    Error::new(Code::Unreachable, message)
+        .help("let it listen: Node::embedded(..).http(\"127.0.0.1:7070\")")
+        .help("or ask again: in a moment if it is just starting, or when it has stopped")
 }
 
 fn query(parts: &[(&str, Option<u64>)]) -> String {

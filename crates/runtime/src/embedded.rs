@@ -44,7 +44,7 @@ mod threads;
 pub use commit::{Committer, Progress};
 pub use compact::Compactor;
 pub use engine::{EmbeddedEngine, Opened};
-pub use lock::{DirLock, holder_http, open_dir, open_read_only};
+pub use lock::{DirLock, dir_holder, holder_http, open_dir, open_read_only};
 pub use options::{Durability, Options};
 pub use shared::Health;
 pub use threads::Threads;

@@ -21,6 +21,10 @@ use millstream_io::{
     view::Status,
 };
 use millstream_runtime::embedded::holder_http;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
 
 use super::{Plan, flow::fault, node::Probe};
 
@@ -34,17 +38,18 @@ const AGAIN: Duration = Duration::from_millis(1);
 pub struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {
-    /// Listens for SIGINT, SIGTERM and SIGHUP.
+    /// Listens for SIGINT and SIGTERM.
     ///
     /// # Errors
     /// If the system does not let us.
     pub fn listen() -> Result<Interrupt> {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
-        ctrlc::set_handler(move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-        })
-        .map_err(|e| Error::new(Code::Io, format!("signals: {e}")))?;
+        let mut signals = Signals::new([SIGINT, SIGTERM])
+            .map_err(|e| Error::io("Ctrl-C cannot be listened for", &e))?;
+        std::thread::spawn(move || {
+            signals.forever().for_each(|_| drop(counted.fetch_add(1, Ordering::Relaxed)));
+        });
         Ok(Interrupt(count))
     }
 

@@ -94,14 +94,20 @@ impl DirLock {
     }
 }
 
-/// The address of the node that holds `dir`, if one does and has announced it.
-pub fn holder_http(dir: &Path) -> Option<String> {
+/// Who holds `dir`, if a node does: its process, and its address once it has announced one.
+pub fn dir_holder(dir: &Path) -> Option<(u32, Option<String>)> {
     let file = File::open(dir.join(NAME)).ok()?;
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => {}
         _ => return None,
     }
-    holder(&file).http
+    let Holder { pid, http } = holder(&file);
+    Some((pid, http))
+}
+
+/// The address of the node that holds `dir`, if one does and has announced it.
+pub fn holder_http(dir: &Path) -> Option<String> {
+    dir_holder(dir)?.1
 }
 
 fn holder(mut file: &File) -> Holder {
