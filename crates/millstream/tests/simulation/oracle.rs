@@ -18,10 +18,8 @@ pub struct Expected {
     pub panes: Vec<Pane>,
     pub late: Vec<(String, i64, i64)>,
     pub filtered: u64,
-    pub dead_rows: u64,
-    pub dead_timers: u64,
-    pub dead_window_rows: u64,
-    pub dead_firings: u64,
+    /// What was set aside: operator, trigger, line of the source (0 if none), key.
+    pub letters: Vec<(String, String, u64, String)>,
 }
 
 struct Cell {
@@ -35,17 +33,17 @@ impl Expected {
         let mut cells: HashMap<String, Cell> = HashMap::new();
         let mut windows = Windows { plan, open: HashMap::new() };
         let mut seen: Option<i64> = None;
-        for row in rows {
+        for (row, line) in rows.iter().zip(1..) {
             let stamp = seen.map_or(i64::MIN, |s| s - plan.delay_ms);
             seen = Some(seen.map_or(row.ts, |s| s.max(row.ts)));
             if row.v % plan.modulus == 0 {
                 e.filtered += 1;
                 continue;
             }
-            e.account(&mut cells, row, stamp);
+            e.account(&mut cells, row, line, stamp);
             let again = (row.v % 3 == 0).then(|| Row { v: -row.v, ..row.clone() });
             for row in std::iter::once(row.clone()).chain(again) {
-                windows.add(&mut e, &row, stamp);
+                windows.add(&mut e, &row, line, stamp);
             }
         }
         for key in cells.keys().cloned().collect::<Vec<_>>() {
@@ -56,15 +54,20 @@ impl Expected {
         e.panes.sort();
         e.sides.sort();
         e.late.sort();
+        e.letters.sort();
         e
     }
 
-    fn account(&mut self, cells: &mut HashMap<String, Cell>, row: &Row, stamp: i64) {
+    fn dead(&mut self, operator: &str, trigger: &str, line: u64, key: &str) {
+        self.letters.push((operator.into(), trigger.into(), line, key.into()));
+    }
+
+    fn account(&mut self, cells: &mut HashMap<String, Cell>, row: &Row, line: u64, stamp: i64) {
         self.fire(cells, &row.key, stamp);
         let v = row.v;
         let poison = matches!(v % 97, 1 | 2) || v % HANG == 7;
         if poison || (row.key == "cursed" && !cells.contains_key(&row.key)) {
-            self.dead_rows += 1;
+            self.dead("account", "record", line, &row.key);
             return;
         }
         let cell =
@@ -102,7 +105,7 @@ impl Expected {
         let Some(_) = cell.timer.filter(|due| *due <= watermark) else { return };
         cell.timer = None;
         if cell.state.sum % 5 == 3 {
-            self.dead_timers += 1;
+            self.dead("account", "timer", 0, key);
             return;
         }
         cell.state.n += 1000;
@@ -136,13 +139,13 @@ struct Windows<'a> {
 }
 
 impl Windows<'_> {
-    fn add(&mut self, e: &mut Expected, row: &Row, stamp: i64) {
+    fn add(&mut self, e: &mut Expected, row: &Row, line: u64, stamp: i64) {
         if row.v % 101 == 5 {
             // The aggregate fails unless the row is late for everything.
             if self.is_late(row, stamp) {
                 e.late.push((row.key.clone(), row.ts, row.v));
             } else {
-                e.dead_window_rows += 1;
+                e.dead("windows", "record", line, &row.key);
             }
             return;
         }
@@ -225,7 +228,7 @@ impl Windows<'_> {
     fn close(&self, e: &mut Expected, key: &str, start: i64, end: i64, values: &[i64]) {
         let n = values.len() as i64;
         if n % 31 == 30 {
-            e.dead_firings += 1;
+            e.dead("windows", "firing", 0, key);
             return;
         }
         let (min, max) = (values.iter().min().unwrap(), values.iter().max().unwrap());

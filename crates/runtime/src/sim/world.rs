@@ -74,6 +74,7 @@ pub struct World {
     running: Running,
     driver: Driver,
     past: Coverage,
+    trace: u64,
 }
 
 struct Running {
@@ -103,6 +104,7 @@ impl World {
             running,
             driver: Driver::start(),
             past: Coverage::default(),
+            trace: 0,
         })
     }
 
@@ -138,13 +140,25 @@ impl World {
 
     /// Lets something happen, by the seed. `false` if nothing could.
     pub fn step(&mut self) -> bool {
-        let moved = match self.rng.below(9) {
+        let choice = self.rng.below(9);
+        let moved = match choice {
             0 => self.running.committer.step() != embedded::Progress::Idle,
             1 => self.compact(),
             2 | 3 => self.running.connectors.step(self.rng.next_u64() as usize),
             _ => self.crank(),
         };
-        moved || self.anything()
+        let moved = moved || self.anything();
+        let now = self.now.ms() as u64;
+        for seen in [choice, u64::from(moved), now, self.disk.operations()] {
+            self.trace = (self.trace.rotate_left(5) ^ seen).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+        moved
+    }
+
+    /// A hash of all steps so far: who went on, whether anything moved, the clock, the disk. The
+    /// same seed gives the same trace, or a failure could not be looked at twice.
+    pub fn trace(&self) -> u64 {
+        self.trace
     }
 
     /// Compacts, and lets the power fail in the `n`-th changing operation from now.
