@@ -28,6 +28,14 @@ fn every_mutant_is_noticed() {
             is_noticed(mutant, (0..SEEDS).filter(fits));
         }
     }
+    // What is lost, or comes twice, between tasks is noticed by the ledger alone too.
+    for mutant in [Mutant::DropFrame, Mutant::ApplyTwice] {
+        mutant::set(Some(mutant));
+        let violations = run::violations(0);
+        mutant::set(None);
+        assert!(violations.iter().any(|v| v.contains("rows sent")), "{mutant:?}: {violations:?}");
+        assert_eq!(run::violations(0), Vec::<String>::new());
+    }
 }
 
 fn is_noticed(mutant: Mutant, mut seeds: impl Iterator<Item = u64>) {

@@ -564,8 +564,9 @@ impl Task {
             status: live.status,
         };
         let mut outputs = Vec::new();
-        live.exchange.rows(produced.rows, stamp, &mut outputs)?;
-        live.exchange.mail(produced.mail, stamp, &mut outputs)?;
+        let sent = &mut next.counters.sent;
+        live.exchange.rows(produced.rows, stamp, &mut outputs, sent)?;
+        live.exchange.mail(produced.mail, stamp, &mut outputs, sent)?;
         let mut letters = self.address(intake.letters, produced.letters, clock);
         if mutant::is(Mutant::DropFrame) && stamp.turn % 16 == 3 {
             outputs.pop();
@@ -574,7 +575,7 @@ impl Task {
             letters.pop();
         }
         self.stats.letters += letters.len() as u64;
-        live.exchange.letters(&letters, stamp, &mut outputs)?;
+        live.exchange.letters(&letters, stamp, &mut outputs, sent)?;
         if !produced.more {
             live.exchange.watermarks(
                 stamp,

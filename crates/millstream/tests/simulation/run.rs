@@ -64,7 +64,26 @@ pub struct Ran {
     pub letters: Vec<Letter>,
 }
 
+/// Runs a seed and compares all it leaves with the oracle.
 pub fn run(seed: u64) -> Ran {
+    let (plan, rows, mut t) = play(seed);
+    compare(seed, &plan, &rows, &mut t);
+    let coverage = t.coverage();
+    println!("seed {seed}: {coverage:?}");
+    Ran {
+        coverage,
+        trace: t.world().trace(),
+        sinks: ["out", "sides", "windowed"].map(|name| t.sink(name)).into(),
+        letters: t.dead_letters(),
+    }
+}
+
+/// Runs a seed and asks the ledger alone.
+pub fn violations(seed: u64) -> Vec<String> {
+    play(seed).2.ledger().violations()
+}
+
+fn play(seed: u64) -> (Plan, Vec<Row>, TestNode) {
     let (plan, rows, mut d) = draw(seed);
     let faults = Faults { fence: 5, unknown: 10, retry: 20, delay: 30 };
     let mut t = TestNode::new(plan.flow())
@@ -116,15 +135,7 @@ pub fn run(seed: u64) -> Ran {
     }
     t.end();
     t.run_until_idle();
-    compare(seed, &plan, &rows, &mut t);
-    let coverage = t.coverage();
-    println!("seed {seed}: {coverage:?}");
-    Ran {
-        coverage,
-        trace: t.world().trace(),
-        sinks: ["out", "sides", "windowed"].map(|name| t.sink(name)).into(),
-        letters: t.dead_letters(),
-    }
+    (plan, rows, t)
 }
 
 fn compare(seed: u64, plan: &Plan, rows: &[Row], t: &mut TestNode) {

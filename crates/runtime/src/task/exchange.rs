@@ -8,6 +8,7 @@ use millstream_core::{
     Batch, FrameHeader, FrameKind, Result, Status, Time,
     frame::{FrameEncoder, fingerprint},
     key::{Keys, Slot},
+    ledger::Sent,
     letter::{self, Letter},
     mail::{self, Mail},
     turn::{Output, TaskId},
@@ -90,6 +91,7 @@ impl Exchange {
         rows: Vec<((usize, usize), Batch)>,
         stamp: Stamp,
         out: &mut Vec<Output>,
+        sent: &mut Sent,
     ) -> Result<()> {
         let mut by_edge: BTreeMap<(usize, usize), Vec<Batch>> = BTreeMap::new();
         for (from, batch) in rows.into_iter().filter(|(_, b)| !b.is_empty()) {
@@ -97,6 +99,8 @@ impl Exchange {
         }
         for state in &mut self.edges {
             let Some(batches) = by_edge.get(&state.edge.from) else { continue };
+            let rows: usize = batches.iter().map(Batch::len).sum();
+            *sent.entry(state.edge.stream).or_default() += rows as u64;
             let batch = concat(batches, &state.edge.schema)?;
             for (partition, part) in split(&batch, &state.edge, self.partition)? {
                 let header = stamp.header(FrameKind::Rows, state.fingerprint);
@@ -166,10 +170,12 @@ impl Exchange {
         mail: Vec<(usize, Mail)>,
         stamp: Stamp,
         out: &mut Vec<Output>,
+        sent: &mut Sent,
     ) -> Result<()> {
         let mut boxes: BTreeMap<(usize, u32), Vec<Mail>> = BTreeMap::new();
         for (n, (target, mut message)) in mail.into_iter().enumerate() {
             message.id = stamp.turn << 24 | n as u64;
+            *sent.entry(self.mailboxes[target].stream).or_default() += 1;
             let partition = Slot::of(&message.key).partition(self.mailboxes[target].partitions);
             boxes.entry((target, partition)).or_default().push(message);
         }
@@ -187,10 +193,12 @@ impl Exchange {
         letters: &[Letter],
         stamp: Stamp,
         out: &mut Vec<Output>,
+        sent: &mut Sent,
     ) -> Result<()> {
         if letters.is_empty() {
             return Ok(());
         }
+        *sent.entry(self.dead).or_default() += letters.len() as u64;
         let wire = Batch::wire_schema(&letter::SCHEMA);
         let header = stamp.header(FrameKind::Rows, fingerprint(&wire));
         let rows = letter::to_batch(letters)?.to_wire(&wire)?;
