@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use millstream::{Flow, Node, PARTITIONS, Running};
 use millstream_core::{
-    Batch,
     engine::Engine,
     ledger::OperatorCounters,
     letter::{self, Letter},
@@ -92,7 +91,6 @@ pub fn letters(running: &Running, flow: &Flow) -> Result<Vec<Letter>> {
     let Some(info) = engine.streams().into_iter().find(|s| s.spec.name == name) else {
         return Err(format!("there is no stream {name}").into());
     };
-    let wire = Batch::wire_schema(&letter::SCHEMA);
     let mut letters = Vec::new();
     for (partition, range) in info.frames.iter().enumerate() {
         let mut at = range.start;
@@ -101,8 +99,7 @@ pub fn letters(running: &Running, flow: &Flow) -> Result<Vec<Letter>> {
             let Some((last, _)) = frames.last() else { break };
             at = last + 1;
             for (_, frame) in frames.iter().filter(|(_, f)| f.header.rows > 0) {
-                let batch = Batch::from_wire(&frame.rows(&wire)?, &letter::SCHEMA)?;
-                letters.extend(letter::from_batch(batch.rows())?);
+                letters.extend(letter::from_frame(frame)?);
             }
         }
     }

@@ -220,7 +220,7 @@ pub fn letter_line(l: &LetterView) -> String {
         line += &format!("{}/{}  ", l.operator, l.key);
     }
     if l.place > 0 {
-        line += &format!("{} line {}", l.source, l.place);
+        line += &format!("{} line {}", file_name(l), l.place);
         if l.bytes.1 > 0 {
             line += &format!(" (bytes {}..{})", l.bytes.0, l.bytes.1);
         }
@@ -229,6 +229,14 @@ pub fn letter_line(l: &LetterView) -> String {
     match l.column.as_str() {
         "" => line + &l.error,
         column => format!("{line}{column}: {}", l.error),
+    }
+}
+
+/// The name of a letter's file, without its folder; that of its source if it has no file.
+fn file_name(l: &LetterView) -> &str {
+    match l.file.rsplit('/').next() {
+        Some(name) if !name.is_empty() => name,
+        _ => &l.source,
     }
 }
 
@@ -241,11 +249,12 @@ fn show_letter(l: &LetterView, say: &mut Say) {
     field("number", l.n.to_string());
     field("set aside", Time::from_ms(l.time_ms).to_string());
     field("where", format!("flow {}, stage {}, operator {}", l.flow, l.stage, l.operator));
-    field("trigger", l.trigger.clone());
+    field("what", format!("{}: {}", l.code, l.trigger));
     field("key", l.key.clone());
     if l.place > 0 {
-        field("origin", format!("{} line {}", l.source, l.place));
+        field("origin", format!("source {}, line {}", l.source, l.place));
     }
+    field("file", l.file.clone());
     if l.bytes.1 > 0 {
         field("bytes", format!("{}..{}", l.bytes.0, l.bytes.1));
     }
@@ -257,6 +266,7 @@ fn show_letter(l: &LetterView, say: &mut Say) {
         other => other.to_string(),
     };
     field("payload", payload);
+    field("fix", l.help.clone());
     if !l.backtrace.is_empty() {
         say.line(format!("backtrace\n{}", l.backtrace.trim_end()));
     }

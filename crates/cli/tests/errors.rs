@@ -31,19 +31,6 @@ fn path(path: &Path) -> &str {
 }
 
 #[test]
-fn a_port_in_use() {
-    let folder = Folder::new("cli-port");
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    let error = Node::embedded(folder.path()).http(&address).start().err().unwrap();
-    let expected = "\
-error[M0007]: ADDRESS is in use by another program
-  = is it a node? ask it:    millstream status --node ADDRESS
-  = or take another port:    --listen 127.0.0.1:0 takes any free one";
-    assert_eq!(error.to_string().replace(&address, "ADDRESS"), expected);
-}
-
-#[test]
 fn a_directory_in_use() {
     let folder = Folder::new("cli-dir");
     let node = Node::embedded(folder.path()).http(":0").start().unwrap();
@@ -145,22 +132,6 @@ error[M0008]: no node runs here: there is no process that could be killed
   = its state, at rest: millstream inspect KIND KEY
   = name a node that runs: --node HOST:PORT\n";
     assert_eq!((code, text.as_str()), (4, expected));
-}
-
-#[test]
-fn a_directory_that_cannot_be_written() {
-    let folder = Folder::new("cli-read-only");
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).unwrap();
-    // Who may do everything (root) is not stopped by a mode; a file in the way stops anybody.
-    let file = folder.path().join("file");
-    let dir = match fs::write(&file, "") {
-        Ok(()) => file.join("data"),
-        Err(_) => folder.path().join("data"),
-    };
-    let error = Node::embedded(&dir).start().err().unwrap().to_string();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    assert!(error.replace(path(&dir), "DIR").starts_with("error[M000"), "{error}");
-    assert!(error.contains(path(&dir)), "{error}");
 }
 
 #[test]

@@ -32,6 +32,11 @@ pub trait Source: Send + Sync {
         true
     }
 
+    /// The file that places count in, as a person reads it; `None` if there is none.
+    fn file(&self) -> Option<String> {
+        None
+    }
+
     /// The names of the fields that rows have, if that can be told before opening.
     ///
     /// # Errors
@@ -112,6 +117,8 @@ pub struct Undecodable {
     pub error: String,
     /// The unit itself, cut to a bound.
     pub raw: Vec<u8>,
+    /// The file it is in, if it is not [`Source::file`], for example a rotated one.
+    pub file: String,
 }
 
 impl Undecodable {

@@ -50,6 +50,14 @@ pub enum Code {
     Failed,
     /// A record failed and the policy of its process says `stop`.
     Stopped,
+    /// A dead letter: a record that could not be decoded.
+    Undecodable,
+    /// A dead letter: a handler failed at it.
+    Handler,
+    /// A dead letter: its event time lies too far ahead of the clock.
+    Ahead,
+    /// A dead letter: set aside unexecuted, since it would not return or took the node down.
+    Unexecuted,
     /// A broken invariant.
     Bug,
 }
@@ -72,6 +80,10 @@ impl Code {
             Code::Input => "M0012",
             Code::Failed => "M0013",
             Code::Stopped => "M0014",
+            Code::Undecodable => "M0015",
+            Code::Handler => "M0016",
+            Code::Ahead => "M0017",
+            Code::Unexecuted => "M0018",
             Code::StateVersion => "M0021",
             Code::Bug => "M0099",
         }
@@ -96,6 +108,10 @@ impl Code {
             Permission,
             Failed,
             Stopped,
+            Undecodable,
+            Handler,
+            Ahead,
+            Unexecuted,
             Bug,
         ];
         all.into_iter().find(|code| code.id() == id)
@@ -111,7 +127,11 @@ impl Code {
             | Code::Input
             | Code::Limit
             | Code::Failed
-            | Code::Stopped => Kind::User,
+            | Code::Stopped
+            | Code::Undecodable
+            | Code::Handler
+            | Code::Ahead
+            | Code::Unexecuted => Kind::User,
             Code::Bug => Kind::Bug,
             _ => Kind::External,
         }
@@ -135,12 +155,14 @@ pub struct Error {
     code: Code,
     message: String,
     help: Vec<String>,
+    /// The advice is a general one, and gives way to any other.
+    general: bool,
 }
 
 impl Error {
     /// An error that says what and why.
     pub fn new(code: Code, message: impl Into<String>) -> Error {
-        Error { code, message: message.into(), help: Vec::new() }
+        Error { code, message: message.into(), help: Vec::new(), general: false }
     }
 
     /// Bytes that cannot be what they should be.
@@ -148,21 +170,45 @@ impl Error {
         Error::new(Code::Corrupt, message)
     }
 
-    /// An operating-system error at a place.
+    /// An operating-system error at a place, with general advice.
     pub fn io(place: impl fmt::Display, e: &std::io::Error) -> Error {
-        let code = match e.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Code::DiskFull,
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                Code::Permission
+        use std::io::ErrorKind::*;
+        let (code, help) = match e.kind() {
+            StorageFull | QuotaExceeded => {
+                (Code::DiskFull, "make room and try again; what was committed is kept")
             }
-            _ => Code::Io,
+            PermissionDenied => (
+                Code::Permission,
+                "let the user that runs this read and write there, or name another place",
+            ),
+            ReadOnlyFilesystem => {
+                (Code::Permission, "mount that file system writable, or name another place")
+            }
+            NotFound => (Code::Io, "check the path, and whether something has removed it"),
+            NotADirectory | IsADirectory | AlreadyExists => {
+                (Code::Io, "something else is in the way there: move it, or name another place")
+            }
+            OutOfMemory | WouldBlock => {
+                (Code::Io, "the system has no more to give: look at its memory and limits (ulimit)")
+            }
+            _ => (Code::Io, "these are the system's own words: look there, and into its log"),
         };
-        Error::new(code, format!("{place}: {e}"))
+        let help = vec![help.to_string()];
+        Error { code, message: format!("{place}: {e}"), help, general: true }
     }
 
     /// Adds a line that says what to do.
     pub fn help(mut self, line: impl Into<String>) -> Error {
+        if std::mem::take(&mut self.general) {
+            self.help.clear();
+        }
         self.help.push(line.into());
+        self
+    }
+
+    /// Puts a place before the message: the directory in which all of it happened.
+    pub fn at(mut self, place: impl fmt::Display) -> Error {
+        self.message = format!("{place}: {}", self.message);
         self
     }
 
@@ -194,5 +240,26 @@ impl std::error::Error for Error {}
 impl From<arrow_schema::ArrowError> for Error {
     fn from(e: arrow_schema::ArrowError) -> Error {
         Error::corrupt(e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+
+    #[test]
+    fn what_the_system_refuses_says_what_to_do() {
+        let full = Error::io("data/log", &ErrorKind::StorageFull.into());
+        assert_eq!(
+            full.to_string(),
+            "error[M0004]: data/log: no storage space\n  = make room and try again; what was committed is kept"
+        );
+        let better =
+            Error::io("in.csv", &ErrorKind::PermissionDenied.into()).help("chmod +r in.csv");
+        assert_eq!(
+            better.help("or another").at("run").to_string(),
+            "error[M0005]: run: in.csv: permission denied\n  = chmod +r in.csv\n  = or another"
+        );
     }
 }

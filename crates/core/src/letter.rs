@@ -11,7 +11,7 @@ use arrow_ipc::{reader::StreamReader, writer::StreamWriter};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, Time, batch::Batch};
+use crate::{Code, Error, Frame, Result, Time, batch::Batch, frame::fingerprint};
 
 /// What was being done when it failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub enum Trigger {
     /// A record that could not be decoded.
     #[default]
     Undecodable,
+    /// A record whose event time lies too far ahead of the clock.
+    Ahead,
     /// A record.
     Record,
     /// A message from another process.
@@ -33,8 +35,9 @@ pub enum Trigger {
 }
 
 impl Trigger {
-    const ALL: [(Trigger, &'static str); 6] = [
+    const ALL: [(Trigger, &'static str); 7] = [
         (Trigger::Undecodable, "undecodable"),
+        (Trigger::Ahead, "ahead"),
         (Trigger::Record, "record"),
         (Trigger::Message, "message"),
         (Trigger::Timer, "timer"),
@@ -45,6 +48,42 @@ impl Trigger {
     /// The word as printed.
     pub fn name(self) -> &'static str {
         Self::ALL.into_iter().find(|(t, _)| *t == self).map_or("?", |(_, n)| n)
+    }
+
+    /// The inverse of [`Trigger::name`].
+    pub fn of_name(name: &str) -> Option<Trigger> {
+        Self::ALL.into_iter().find(|(_, n)| *n == name).map(|(t, _)| t)
+    }
+
+    /// The stable number of this kind of letter; `docs/errors.md` has a section each.
+    pub fn code(self) -> Code {
+        match self {
+            Trigger::Undecodable => Code::Undecodable,
+            Trigger::Ahead => Code::Ahead,
+            Trigger::Suspect => Code::Unexecuted,
+            _ => Code::Handler,
+        }
+    }
+
+    /// What to do about it.
+    pub fn help(self) -> &'static str {
+        match self {
+            Trigger::Undecodable => {
+                "mend the record and hand it in again; a field that may be missing is an Option"
+            }
+            Trigger::Ahead => {
+                "look at the clock of whoever sent it; a file that is read once has no such limit"
+            }
+            Trigger::Suspect => {
+                "mend the handler, which did not return or took the node down; then hand it in again"
+            }
+            Trigger::Timer | Trigger::Firing => {
+                "mend the handler; what was due is consumed, and its key goes on without it"
+            }
+            _ => {
+                "mend the handler or the record; then hand it in again. Its key went on without it"
+            }
+        }
     }
 }
 
@@ -65,6 +104,9 @@ pub struct Letter {
     pub key: Vec<u8>,
     /// The source's name; empty for a derived row.
     pub source: String,
+    /// The file that `place` and `bytes` count in; empty if the source reads none.
+    #[serde(default)]
+    pub file: String,
     /// The place in the source (a line, counted from 1); 0 if none.
     pub place: u64,
     /// The bytes in the source, first and one past the last; both 0 if unknown.
@@ -104,8 +146,18 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         text("error"),
         text("backtrace"),
         Field::new("payload", DataType::Binary, false),
+        text("file"),
     ]))
 });
+
+/// The schema before letters named files: a column less.
+static SCHEMA_WITHOUT_FILE: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let fields = SCHEMA.fields();
+    Arc::new(Schema::new(fields.iter().take(FILE).cloned().collect::<Vec<_>>()))
+});
+
+/// Where the file's name is in [`SCHEMA`].
+const FILE: usize = 14;
 
 /// Letters as rows of [`SCHEMA`].
 pub fn to_batch(letters: &[Letter]) -> Result<Batch> {
@@ -134,8 +186,22 @@ pub fn to_batch(letters: &[Letter]) -> Result<Batch> {
         text(|l| &l.error),
         text(|l| &l.backtrace),
         bytes(|l| &l.payload),
+        text(|l| &l.file),
     ];
     Ok(Batch::derived(RecordBatch::try_new(SCHEMA.clone(), columns)?))
+}
+
+/// The letters in a frame, also in one that was written before letters named files.
+///
+/// # Errors
+/// If the frame is damaged or holds something else.
+pub fn from_frame(frame: &Frame) -> Result<Vec<Letter>> {
+    let old = Batch::wire_schema(&SCHEMA_WITHOUT_FILE);
+    let (wire, schema) = match frame.header.schema == fingerprint(&old) {
+        true => (old, &*SCHEMA_WITHOUT_FILE),
+        false => (Batch::wire_schema(&SCHEMA), &*SCHEMA),
+    };
+    from_batch(Batch::from_wire(&frame.rows(&wire)?, schema)?.rows())
 }
 
 /// Rows of [`SCHEMA`] as letters.
@@ -143,16 +209,16 @@ pub fn to_batch(letters: &[Letter]) -> Result<Batch> {
 /// # Errors
 /// [`crate::Code::Corrupt`] if the batch has another schema.
 pub fn from_batch(rows: &RecordBatch) -> Result<Vec<Letter>> {
-    if rows.schema().fields() != SCHEMA.fields() {
+    let known = [&*SCHEMA, &*SCHEMA_WITHOUT_FILE].map(|schema| schema.fields());
+    if !known.contains(&rows.schema().fields()) {
         return Err(Error::corrupt("not a batch of dead letters"));
     }
+    let named = rows.num_columns() > FILE;
     let column = |i: usize| rows.column(i).as_ref();
     let text = |i: usize, row: usize| column(i).as_string::<i32>().value(row).to_string();
     let bytes = |i: usize, row: usize| column(i).as_binary::<i32>().value(row).to_vec();
     let number = |i: usize, row: usize| column(i).as_primitive::<UInt64Type>().value(row);
-    let trigger = |name: &str| {
-        Trigger::ALL.into_iter().find(|(_, n)| *n == name).map(|(t, _)| t).unwrap_or_default()
-    };
+    let trigger = |name: &str| Trigger::of_name(name).unwrap_or_default();
     Ok((0..rows.num_rows())
         .map(|row| Letter {
             time: Time::from_ms(column(0).as_primitive::<Int64Type>().value(row)),
@@ -168,6 +234,7 @@ pub fn from_batch(rows: &RecordBatch) -> Result<Vec<Letter>> {
             error: text(11, row),
             backtrace: text(12, row),
             payload: bytes(13, row),
+            file: if named { text(FILE, row) } else { String::new() },
         })
         .collect())
 }
@@ -191,6 +258,10 @@ pub fn payload_row(payload: &[u8]) -> Option<RecordBatch> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        frame::{FrameEncoder, FrameHeader, FrameKind, Status},
+        turn::TaskId,
+    };
 
     #[test]
     fn letters_come_back_from_their_rows() {
@@ -202,10 +273,31 @@ mod tests {
                 place: 21,
                 bytes: (7, 99),
                 payload: vec![0xff, 0],
+                file: "in/flights.csv".into(),
                 ..Letter::default()
             },
             Letter::default(),
         ];
         assert_eq!(from_batch(to_batch(&letters).unwrap().rows()).unwrap(), letters);
+    }
+
+    #[test]
+    fn letters_that_name_no_file_can_still_be_read() {
+        let letters = [Letter { place: 21, file: "flights.csv".into(), ..Letter::default() }];
+        let rows = to_batch(&letters).unwrap().rows().project(&(0..FILE).collect::<Vec<_>>());
+        let wire = Batch::wire_schema(&SCHEMA_WITHOUT_FILE);
+        let rows = Batch::derived(rows.unwrap()).to_wire(&wire).unwrap();
+        let header = FrameHeader {
+            kind: FrameKind::Rows,
+            status: Status::Active,
+            producer: TaskId(1),
+            turn: 1,
+            watermark: Time::MIN,
+            rows: 1,
+            schema: fingerprint(&wire),
+        };
+        let frame = FrameEncoder::default().encode(header, Some(&rows)).unwrap();
+        let expected = [Letter { place: 21, ..Letter::default() }];
+        assert_eq!(from_frame(&frame).unwrap(), expected);
     }
 }

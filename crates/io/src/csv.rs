@@ -22,8 +22,16 @@ mod split;
 #[cfg(test)]
 mod tests;
 
+use millstream_core::{Code, Error};
+
 pub use decode::CsvDecoder;
 pub(crate) use split::{Extent, extent, header};
 
 /// The longest record that is decoded, in bytes.
 pub const RECORD_BYTES_MAX: usize = crate::json::LINE_BYTES_MAX;
+
+/// A file whose first line does not name its columns.
+pub(crate) fn no_header(why: &str) -> Error {
+    Error::new(Code::Input, format!("there is no header: {why}"))
+        .help("the first line has to name the columns, also if no records follow")
+}

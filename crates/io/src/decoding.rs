@@ -3,7 +3,7 @@
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use millstream_core::{
-    Code, Error, Result,
+    Result,
     connector::{Chunk, Pull},
 };
 
@@ -68,8 +68,7 @@ impl Decoding {
     pub fn header(&mut self, record: &[u8]) -> Result<()> {
         let Format::Csv { separator } = self.format else { return Ok(()) };
         let record = record.strip_suffix(b"\n").unwrap_or(record);
-        let names = csv::header(record, separator)
-            .map_err(|f| Error::new(Code::Input, format!("the header: {}", f.error)))?;
+        let names = csv::header(record, separator).map_err(|f| csv::no_header(&f.error))?;
         if self.header.as_ref() == Some(&names) {
             return Ok(());
         }
@@ -139,7 +138,8 @@ impl Decoding {
                 Decoder::Csv(csv_decoder(&self.schema, names, separator, self.unit_bytes_max)?)
             }
             (Format::Csv { .. }, None) => {
-                return Err(Error::new(Code::Input, "the header is too long"));
+                let limit = self.unit_bytes_max;
+                return Err(csv::no_header(&format!("longer than the limit of {limit} bytes")));
             }
         })
     }

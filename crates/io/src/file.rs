@@ -10,7 +10,7 @@
 //! is ended, or the file is left behind. Plain reads into reused buffers: a memory map would have
 //! to be `unsafe`, fails by a signal when the file shrinks, and saves nothing next to decoding.
 //!
-//! *Following.* When the path names another file, the old one is read to its end first; files
+//! *Following.* A file that is not there yet is waited for. When the path names another file, the old one is read to its end first; files
 //! rotated in between (`app.log.1`, `app.log-20130131`) are found by name, in the order of their
 //! last change. After a restart the file a position belongs to is found in the same way. A file
 //! that was cut short or rewritten in place is read from its beginning; what it held unread is
@@ -48,7 +48,7 @@ use crate::{
     pool::Pool,
     unit::Place,
 };
-use reader::FileReader;
+use reader::{Awaiting, FileReader};
 
 /// A CSV file with a header, as a source. See [`crate::csv`] for what is accepted.
 ///
@@ -72,6 +72,17 @@ pub(crate) struct Options {
 impl Options {
     fn new(path: impl Into<PathBuf>, format: Format) -> Options {
         Options { path: path.into(), format, follow: false, unit_bytes_max: LINE_BYTES_MAX }
+    }
+
+    /// Whether the file is followed, and has yet to come.
+    fn awaited(&self) -> bool {
+        self.follow && !self.path.exists()
+    }
+
+    /// Whether nothing is in the file, nor ever will be.
+    fn is_empty(&self) -> Result<bool> {
+        let about = open(&self.path)?.metadata();
+        Ok(!self.follow && about.map_err(|e| Error::io(self.path.display(), &e))?.len() == 0)
     }
 
     /// The first unit of the file; `None` if there is none yet.
@@ -137,15 +148,27 @@ impl Source for CsvFile {
         !self.0.follow
     }
 
-    /// The names in the header; `None` if the file is still empty.
+    fn file(&self) -> Option<String> {
+        Some(self.0.path.display().to_string())
+    }
+
+    /// The names in the header; `None` if the file is followed and has none yet.
     fn fields(&self) -> Result<Option<Vec<String>>> {
         let Format::Csv { separator } = self.0.format else { return Ok(None) };
-        let Some(record) = self.0.first_unit()? else { return Ok(None) };
+        if self.0.awaited() {
+            return Ok(None);
+        }
+        let Some(record) = self.0.first_unit()? else {
+            // An export without records still names its columns; one without anything was lost.
+            return match self.0.is_empty()? {
+                true => Err(csv::no_header("the file is empty").at(self.0.path.display())),
+                false => Ok(None),
+            };
+        };
         let record = record.strip_suffix(b"\n").unwrap_or(&record);
-        csv::header(record, separator).map(Some).map_err(|fault| {
-            let path = self.0.path.display();
-            Error::new(Code::Input, format!("{path}: the header: {}", fault.error))
-        })
+        csv::header(record, separator)
+            .map(Some)
+            .map_err(|fault| csv::no_header(&fault.error).at(self.0.path.display()))
     }
 
     fn open(
@@ -154,6 +177,9 @@ impl Source for CsvFile {
         schema: SchemaRef,
         position: &[u8],
     ) -> Result<Box<dyn SourceReader>> {
+        if position.is_empty() && self.0.awaited() {
+            return Ok(Box::new(Awaiting::new(&self.0, schema)));
+        }
         Ok(Box::new(FileReader::open(&self.0, schema, position)?))
     }
 }
@@ -163,8 +189,15 @@ impl Source for JsonLinesFile {
         !self.0.follow
     }
 
+    fn file(&self) -> Option<String> {
+        Some(self.0.path.display().to_string())
+    }
+
     /// The fields of the first line, in their order; `None` if it is no object.
     fn fields(&self) -> Result<Option<Vec<String>>> {
+        if self.0.awaited() {
+            return Ok(None);
+        }
         Ok(self.0.first_unit()?.and_then(|line| json::keys(&line)))
     }
 
@@ -178,6 +211,9 @@ impl Source for JsonLinesFile {
         schema: SchemaRef,
         position: &[u8],
     ) -> Result<Box<dyn SourceReader>> {
+        if position.is_empty() && self.0.awaited() {
+            return Ok(Box::new(Awaiting::new(&self.0, schema)));
+        }
         Ok(Box::new(FileReader::open(&self.0, schema, position)?))
     }
 }

@@ -72,6 +72,10 @@ impl<S: Source> Source for Paced<S> {
         self.source.replays()
     }
 
+    fn file(&self) -> Option<String> {
+        self.source.file()
+    }
+
     fn fields(&self) -> Result<Option<Vec<String>>> {
         self.source.fields()
     }
@@ -144,6 +148,15 @@ mod tests {
         fn wait(&self, time: Duration) {
             *self.0.lock().unwrap() += time;
         }
+    }
+
+    #[test]
+    fn it_tells_what_its_source_tells() {
+        let file = crate::JsonLinesFile::open("readings.jsonl").follow(true);
+        let paced = Paced::new(file, 10);
+        assert!(paced.fields_vary() && !paced.finite());
+        assert_eq!(paced.file().as_deref(), Some("readings.jsonl"));
+        assert_eq!(paced.fields().unwrap(), None);
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub(crate) fn undecodable(fault: Fault, at: Place, unit: &[u8], bytes_max: usize
         column: fault.column,
         error: fault.error,
         raw: unit[..unit.len().min(RAW_BYTES_MAX)].to_vec(),
+        file: String::new(),
     }
 }
 
@@ -63,5 +64,6 @@ pub(crate) fn oversize(at: Place, len: u64, head: &[u8], bytes_max: usize) -> Un
         column: String::new(),
         error: format!("{len} bytes long; the limit is {bytes_max}"),
         raw: head[..head.len().min(OVERSIZE_RAW_BYTES).min(bytes_max)].to_vec(),
+        file: String::new(),
     }
 }

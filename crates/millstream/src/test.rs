@@ -229,17 +229,8 @@ impl TestNode {
     /// What was set aside, in order.
     pub fn dead_letters(&mut self) -> Vec<Letter> {
         let frames = self.stream("$dead");
-        let wire = Batch::wire_schema(&letter::SCHEMA);
-        frames
-            .iter()
-            .filter(|f| f.header.rows > 0)
-            .flat_map(|frame| {
-                let rows = frame.rows(&wire).unwrap_or_else(|e| panic!("{e}"));
-                let batch =
-                    Batch::from_wire(&rows, &letter::SCHEMA).unwrap_or_else(|e| panic!("{e}"));
-                letter::from_batch(batch.rows()).unwrap_or_else(|e| panic!("{e}"))
-            })
-            .collect()
+        let full = frames.iter().filter(|f| f.header.rows > 0);
+        full.flat_map(|f| letter::from_frame(f).unwrap_or_else(|e| panic!("{e}"))).collect()
     }
 
     /// The rows that came too late for a window, in order.

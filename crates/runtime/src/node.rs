@@ -228,11 +228,13 @@ impl Node {
     /// If a flow of this name runs already.
     pub fn deploy(self: &Arc<Self>, stages: Vec<Stage>, now: Time) -> Result<()> {
         let Some(name) = stages.first().map(|s| s.flow.clone()) else {
-            return Err(Error::new(Code::Plan, "a flow without stages"));
+            return Err(Error::new(Code::Plan, "a flow without stages")
+                .help("it needs a source and a sink: Flow::new(..).source(..).sink(..)"));
         };
         let mut flows = lock(&self.flows);
         if flows.contains_key(&name) {
-            return Err(Error::new(Code::Conflict, format!("a flow `{name}` runs already")));
+            return Err(Error::new(Code::Conflict, format!("a flow `{name}` runs already"))
+                .help("give one of them another name"));
         }
         let number = flows.len();
         let streams: Vec<StreamId> = stages.iter().flat_map(inputs).collect();
@@ -240,12 +242,17 @@ impl Node {
         let gate = self.gate(streams.clone(), paused.clone());
         let mut spec = FlowSpec::new(&name);
         let mut slots = Vec::new();
+        let file = |stage: &Stage| match &stage.front {
+            Front::Source(front) => Some((stage.name.clone(), front.source.file()?)),
+            Front::Streams(_) => None,
+        };
+        let files = Arc::new(stages.iter().filter_map(file).collect());
         // Consumers before producers, so that sources start last.
         for stage in stages.into_iter().rev() {
             spec = spec.stage(&stage.name, stage.partitions);
             let stage = Arc::new(stage);
             for partition in 0..stage.partitions {
-                slots.push(self.add_slot(number, stage.clone(), partition, gate.clone()));
+                slots.push(self.add_slot(number, stage.clone(), partition, &gate, &files));
             }
         }
         flows.insert(name, FlowEntry { number, state: FlowState::Running, slots, streams, paused });
@@ -259,7 +266,8 @@ impl Node {
         flow: usize,
         stage: Arc<Stage>,
         partition: u32,
-        gate: Arc<dyn Fn() -> bool + Send + Sync>,
+        gate: &Arc<dyn Fn() -> bool + Send + Sync>,
+        files: &Arc<BTreeMap<String, String>>,
     ) -> SlotId {
         let ends = matches!(stage.front, Front::Source(_)) || stage.sink.is_some();
         let id = self.queue.add(flow, ends);
@@ -267,7 +275,8 @@ impl Node {
         let around = Surroundings {
             engine: self.engine.clone(),
             connectors: self.connectors.clone(),
-            gate,
+            gate: gate.clone(),
+            files: files.clone(),
             floor: self.floor.clone(),
             waker: Arc::new(move || queue.wake(id)),
         };

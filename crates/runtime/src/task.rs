@@ -85,6 +85,8 @@ pub struct Surroundings {
     pub connectors: Arc<dyn Connectors>,
     /// Says whether sources may take in more.
     pub gate: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// The file that a source reads, by the source's name.
+    pub files: Arc<BTreeMap<String, String>>,
     /// The right to try an event alone.
     pub floor: Arc<Floor>,
     /// The task's waker.
@@ -637,6 +639,14 @@ impl Task {
             letter.stage = self.stage.name.clone();
             letter
         };
+        let named = |mut letter: Letter| {
+            if letter.file.is_empty()
+                && let Some(file) = self.around.files.get(&letter.source)
+            {
+                letter.file.clone_from(file);
+            }
+            letter
+        };
         // Few sources cause many letters.
         let mut sources: BTreeMap<u32, String> = BTreeMap::new();
         let mut place = |mut letter: Letter| {
@@ -650,11 +660,11 @@ impl Task {
                 });
                 letter.source.clone_from(source);
             }
-            letter
+            named(letter)
         };
         let undecodable = undecodable
             .into_iter()
-            .map(|l| Letter { operator: self.stage.name.clone(), ..here(l) });
+            .map(|l| Letter { operator: self.stage.name.clone(), ..named(here(l)) });
         undecodable.chain(failed.into_iter().map(|l| place(here(l)))).collect()
     }
 }

@@ -48,7 +48,9 @@ impl Interrupt {
         let mut signals = Signals::new([SIGINT, SIGTERM])
             .map_err(|e| Error::io("Ctrl-C cannot be listened for", &e))?;
         std::thread::spawn(move || {
-            signals.forever().for_each(|_| drop(counted.fetch_add(1, Ordering::Relaxed)));
+            for _ in signals.forever() {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
         });
         Ok(Interrupt(count))
     }

@@ -126,11 +126,7 @@ impl Watch<'_> {
             self.letters = letter.n;
             if letter.key.is_empty() {
                 if !std::mem::replace(&mut self.dead_said, true) {
-                    let line = letter_line(&letter).replacen(
-                        "flights line",
-                        &format!("{} line", self.plan.file_name()),
-                        1,
-                    );
+                    let line = letter_line(&letter);
                     say.remark(format!(
                         "{}  DEAD   {line}      more: millstream dead list",
                         self.at()

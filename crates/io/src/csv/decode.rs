@@ -56,7 +56,8 @@ impl CsvDecoder {
         for (column, field) in schema.fields().iter().enumerate() {
             if field.data_type().is_nested() {
                 let kind = format!("column `{}` is of type {}", field.name(), field.data_type());
-                return Err(Error::new(Code::Plan, format!("{kind}, which CSV cannot hold")));
+                return Err(Error::new(Code::Plan, format!("{kind}, which CSV cannot hold"))
+                    .help("take it as a String, or read JSON lines"));
             }
             let mut places = (0..header.len()).filter(|i| header[*i] == *field.name());
             match (places.next(), places.next()) {
@@ -64,7 +65,8 @@ impl CsvDecoder {
                 (None, _) => return Err(no_column(field.name(), header)),
                 (Some(_), Some(_)) => {
                     let message = format!("the header names column `{}` twice", field.name());
-                    return Err(Error::new(Code::Plan, message));
+                    return Err(Error::new(Code::Plan, message)
+                        .help("give one of them another name in the header"));
                 }
             }
         }

@@ -118,7 +118,14 @@ impl FileReader {
     fn chunk(&mut self, piece: Piece) -> Result<Pull> {
         let Current { inode, head, .. } = &self.current;
         let position = Position::new(piece.end, *inode, head).encode();
-        self.decoding.pull(piece, position).map_err(|e| self.named(e))
+        let pulled = self.decoding.pull(piece, position).map_err(|e| self.named(e))?;
+        let Pull::Chunk(decode) = pulled else { return Ok(pulled) };
+        let file = self.current.path.display().to_string();
+        Ok(Pull::Chunk(Box::new(move || {
+            let mut chunk = decode();
+            chunk.undecodable.iter_mut().for_each(|unit| unit.file.clone_from(&file));
+            chunk
+        })))
     }
 
     /// Goes on to the next file; false if there is none.
@@ -292,6 +299,52 @@ impl Current {
 
     fn same_head(&self) -> std::io::Result<bool> {
         Ok(read_head(&self.file, self.head.len())? == self.head)
+    }
+}
+
+/// A followed file that has yet to come.
+pub(super) struct Awaiting {
+    options: Options,
+    schema: SchemaRef,
+    units_max: Option<u64>,
+    found: Option<FileReader>,
+}
+
+impl Awaiting {
+    pub fn new(options: &Options, schema: SchemaRef) -> Awaiting {
+        Awaiting { options: options.clone(), schema, units_max: None, found: None }
+    }
+}
+
+impl SourceReader for Awaiting {
+    fn pull(&mut self, wait: Duration) -> Result<Pull> {
+        let until = Instant::now() + wait;
+        loop {
+            if let Some(reader) = &mut self.found {
+                return reader.pull(until.saturating_duration_since(Instant::now()));
+            }
+            match FileReader::open(&self.options, self.schema.clone(), &[]) {
+                Ok(mut reader) => {
+                    self.units_max.into_iter().for_each(|units| reader.limit(units));
+                    self.found = Some(reader);
+                    continue;
+                }
+                Err(e) if e.code() == Code::Unknown => {}
+                Err(e) => return Err(e),
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Pull::Idle);
+            }
+            std::thread::sleep(left.min(LOOK_EVERY));
+        }
+    }
+
+    fn limit(&mut self, units: u64) {
+        match &mut self.found {
+            Some(reader) => reader.limit(units),
+            None => self.units_max = Some(units),
+        }
     }
 }
 

@@ -238,7 +238,7 @@ fn a_header_that_is_too_long_names_no_columns() {
     assert_eq!(told(&[decode()]).1, [(1, "14 bytes long; the limit is 10".into())]);
     let error = reader.pull(Duration::ZERO).err().unwrap();
     assert_eq!(
-        (error.code(), error.message().ends_with("the header is too long")),
+        (error.code(), error.message().ends_with("no header: longer than the limit of 10 bytes")),
         (Code::Input, true)
     );
 }
@@ -251,6 +251,23 @@ fn the_fields_of_the_first_line() {
     assert_eq!(keys("{\"a\":{\"x\":[1]}, \"\\u0062\" : 2,\"a\":3}\n"), named(&["a", "b"]));
     assert_eq!(keys("{}"), named(&[]));
     assert_eq!((keys(""), keys("[1]\n"), keys("{\"a\":\n")), (None, None, None));
+}
+
+#[test]
+fn a_csv_file_with_nothing_in_it_was_lost_on_its_way() {
+    let dir = Dir::new();
+    let empty = CsvFile::open(dir.file("x.csv", ""));
+    let error = empty.fields().unwrap_err().to_string();
+    assert_eq!(
+        error.replace(&dir.0.display().to_string(), "DIR"),
+        "error[M0012]: DIR/x.csv: there is no header: the file is empty\n  = the first line has to name the columns, also if no records follow"
+    );
+    assert_eq!(empty.follow(true).fields().unwrap(), None, "it may come");
+    assert_eq!(
+        JsonLinesFile::open(dir.file("x", "")).fields().unwrap(),
+        None,
+        "no header, no loss"
+    );
 }
 
 #[test]

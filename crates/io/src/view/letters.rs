@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use millstream_core::{
-    Batch, Code, Error, Result,
+    Code, Error, Result,
     engine::{Engine, StreamInfo},
     key::display,
     letter::{self, Letter, Trigger, payload_row},
@@ -29,12 +29,22 @@ pub struct LetterView {
     pub stage: String,
     /// The operator that failed.
     pub operator: String,
-    /// What was being done: `undecodable`, `record`, `message`, `timer`, `firing`, `suspect`.
+    /// What was being done: `undecodable`, `ahead`, `record`, `message`, `timer`, `firing`,
+    /// `suspect`.
     pub trigger: String,
+    /// Its number in `docs/errors.md`.
+    #[serde(default)]
+    pub code: String,
+    /// What to do about it.
+    #[serde(default)]
+    pub help: String,
     /// The key; empty if there is none.
     pub key: String,
     /// The source's name; empty for a derived row.
     pub source: String,
+    /// The file that `place` and `bytes` count in; empty if the source reads none.
+    #[serde(default)]
+    pub file: String,
     /// The place in the source (a line, counted from 1); 0 if none.
     pub place: u64,
     /// The bytes in the source, first and one past the last; both 0 if unknown.
@@ -57,6 +67,8 @@ impl LetterView {
             n,
             time_ms: letter.time.ms(),
             trigger: letter.trigger.name().into(),
+            code: letter.trigger.code().id().into(),
+            help: letter.trigger.help().into(),
             key: if letter.key.is_empty() { String::new() } else { display(&letter.key) },
             payload: if whole { payload(&letter) } else { Value::Null },
             backtrace: if whole { letter.backtrace } else { String::new() },
@@ -64,6 +76,7 @@ impl LetterView {
             stage: letter.stage,
             operator: letter.operator,
             source: letter.source,
+            file: letter.file,
             place: letter.place,
             bytes: letter.bytes,
             column: letter.column,
@@ -75,7 +88,7 @@ impl LetterView {
 fn payload(letter: &Letter) -> Value {
     let row = || values(&payload_row(&letter.payload)?).ok()?.into_iter().next();
     match letter.trigger {
-        Trigger::Record | Trigger::Suspect if let Some(row) = row() => row,
+        Trigger::Ahead | Trigger::Record | Trigger::Suspect if let Some(row) = row() => row,
         _ => String::from_utf8_lossy(&letter.payload).into_owned().into(),
     }
 }
@@ -153,9 +166,7 @@ fn read(
 ) -> Result<()> {
     let end = all.len() + limit;
     walk::numbered(engine, info, from, |first, frame| {
-        let wire = frame.rows(&Batch::wire_schema(&letter::SCHEMA))?;
-        let batch = Batch::from_wire(&wire, &letter::SCHEMA)?;
-        for (n, letter) in (first..).zip(letter::from_batch(batch.rows())?) {
+        for (n, letter) in (first..).zip(letter::from_frame(frame)?) {
             if all.len() == end {
                 return Ok(ControlFlow::Break(()));
             }

@@ -114,7 +114,7 @@ fn strikes(kind: f64, cut: Cut) {
             let start = if cut == Cut::Panes { ts - ts % SIZE } else { 0 };
             let known = pots.contains_key(&(key.clone(), start));
             // The first row of a session meets nothing that it could be merged with.
-            if *bad && kind != VALUE && !(kind == MERGE && !known) {
+            if *bad && kind != VALUE && (kind != MERGE || known) {
                 places.push(*line);
                 continue;
             }

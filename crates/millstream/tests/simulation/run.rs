@@ -51,6 +51,7 @@ fn draw(seed: u64) -> (Plan, Vec<Row>, Draw) {
 }
 
 /// Whether the windows of a seed's flow are sessions.
+#[allow(dead_code, reason = "the mutants ask, the simulation does not")]
 pub fn draws_sessions(seed: u64) -> bool {
     draw(seed).0.shape == Shape::Session
 }
@@ -79,6 +80,7 @@ pub fn run(seed: u64) -> Ran {
 }
 
 /// Runs a seed and asks the ledger alone.
+#[allow(dead_code, reason = "the mutants ask, the simulation does not")]
 pub fn violations(seed: u64) -> Vec<String> {
     play(seed).2.ledger().violations()
 }

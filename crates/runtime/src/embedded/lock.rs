@@ -140,6 +140,19 @@ fn in_use(dir: &Path, file: &mut File) -> Error {
 pub fn open_dir(dir: &Path, options: Options) -> Result<Opened> {
     let lock = DirLock::take(dir)?;
     EmbeddedEngine::open_locked(options, Arc::new(OsDisk::new(dir)), Some(lock))
+        .map_err(|e| placed(dir, e))
+}
+
+/// Names the directory, which the engine below does not know, and says what to do about damage.
+fn placed(dir: &Path, e: Error) -> Error {
+    let bare = e.advice().is_empty() && e.code() == Code::Corrupt;
+    let e = e.at(dir.display());
+    match bare {
+        true => {
+            e.help("the disk has changed what was written; restore the directory from a backup")
+        }
+        false => e,
+    }
 }
 
 /// Opens the engine of a directory to look at it: takes no lock, writes nothing, and takes a torn
@@ -152,5 +165,5 @@ pub fn open_read_only(dir: &Path, options: Options) -> Result<Arc<EmbeddedEngine
         return Err(Error::new(Code::Unknown, format!("{} holds no data", dir.display()))
             .help("name the directory of a node: --data DIR"));
     }
-    EmbeddedEngine::read_only(options, Arc::new(OsDisk::new(dir)))
+    EmbeddedEngine::read_only(options, Arc::new(OsDisk::new(dir))).map_err(|e| placed(dir, e))
 }

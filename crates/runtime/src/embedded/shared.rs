@@ -181,10 +181,13 @@ impl Shared {
     /// Refuses what would write.
     pub fn writable(&self, inner: &Inner) -> Result<()> {
         if self.read_only {
-            return Err(Error::new(Code::Permission, "the engine was opened read-only"));
+            return Err(Error::new(Code::Permission, "the engine was opened read-only").help(
+                "only a node that runs changes anything: start one, and ask it with --node",
+            ));
         }
         if inner.stopping {
-            return Err(Error::new(Code::Failed, "the engine is stopping"));
+            return Err(Error::new(Code::Failed, "the engine is stopping")
+                .help("start the node again; it goes on from what was committed"));
         }
         Ok(())
     }
@@ -210,7 +213,10 @@ impl Shared {
                 Some(DeltaMeta { len, entries: delta.len() as u32, sum: xxh3_64(delta.bytes()) })
             }
             (false, Err(_)) => {
-                return Err(fatal(Error::new(Code::Limit, "state changes of more than 4 GiB")));
+                return Err(fatal(
+                    Error::new(Code::Limit, "state changes of more than 4 GiB in one turn")
+                        .help("let fewer rows into a turn: Flow::limits"),
+                ));
             }
         };
         let meta = TurnMeta {

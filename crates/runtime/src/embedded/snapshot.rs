@@ -103,8 +103,8 @@ impl StreamMeta {
     }
 }
 
-/// A stream as a person reads it in an error.
-pub(super) fn describe(spec: &StreamSpec) -> String {
+/// The columns of a stream as a person reads them in an error.
+fn columns(spec: &StreamSpec) -> String {
     let columns: Vec<String> = spec
         .schema
         .fields()
@@ -113,33 +113,22 @@ pub(super) fn describe(spec: &StreamSpec) -> String {
             format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "?" } else { "" })
         })
         .collect();
-    format!(
-        "{} partitions, retaining {} bytes, columns ({})",
-        spec.partitions,
-        spec.retain_bytes,
-        columns.join(", ")
-    )
+    columns.join(", ")
 }
 
 /// The error of a stream asked for as something it is not.
 pub(super) fn conflict(is: &StreamSpec, asked: &StreamSpec) -> Error {
-    let what = if is.partitions != asked.partitions {
-        "the number of partitions of a stream cannot change"
-    } else if is.schema != asked.schema {
-        "the columns of a stream cannot change"
-    } else {
-        "what a stream retains cannot change"
+    let differs = |spec: &StreamSpec| match () {
+        () if is.partitions != asked.partitions => format!("{} partitions", spec.partitions),
+        () if is.schema != asked.schema => format!("columns ({})", columns(spec)),
+        () => format!("{} bytes retained", spec.retain_bytes),
     };
+    let (name, is_so, asked_so) = (&is.name, differs(is), differs(asked));
     Error::new(
         Code::Conflict,
-        format!(
-            "stream {} exists with {}; asked for with {}",
-            is.name,
-            describe(is),
-            describe(asked)
-        ),
+        format!("stream {name} exists with {is_so}; this flow asks for {asked_so}"),
     )
-    .help(format!("{what}: give the stream another name, or start with another --data directory"))
+    .help("a step that has run keeps what it reads: give it another name, or begin in another directory")
 }
 
 /// Serialises bytes as bytes, not as a sequence of numbers.

@@ -384,4 +384,5 @@ pub(super) fn partition(
 
 pub(super) fn no_partition(stream: u32, partition: u32) -> Error {
     Error::new(Code::Unknown, format!("there is no partition {partition} of stream {stream}"))
+        .help("streams are created before tasks read them: Engine::create_stream")
 }

@@ -335,6 +335,7 @@ impl Tree {
             Err(e) => e,
             Ok(_) if self.flows.contains_key(&flow) => {
                 Error::new(Code::Conflict, format!("flow {flow} is already running"))
+                    .help("give one of them another name")
             }
             Ok(_) => {
                 self.specs.insert(flow.clone(), spec);

@@ -16,7 +16,7 @@ use millstream_core::{
     connector::{Chunk, Undecodable},
     engine::Waker,
     ledger::SourceCounters,
-    letter::{Letter, Trigger},
+    letter::{Letter, Trigger, row_payload},
     turn::TaskId,
 };
 use serde::{Deserialize, Serialize};
@@ -245,6 +245,7 @@ impl SourceInput {
             column: u.column,
             error: u.error,
             payload: u.raw,
+            file: u.file,
             ..Letter::default()
         };
         turn.letters.extend(chunk.undecodable.into_iter().map(letter));
@@ -255,7 +256,8 @@ impl SourceInput {
             let (stamped, ahead) = self.stamp(batch, &rule, clock)?;
             counters.rows -= ahead.len() as u64;
             counters.undecodable += ahead.len() as u64;
-            turn.letters.extend(ahead.into_iter().map(letter));
+            let ahead = ahead.into_iter().map(letter);
+            turn.letters.extend(ahead.map(|l| Letter { trigger: Trigger::Ahead, ..l }));
             batch = stamped;
         }
         turn.rows += batch.len();
@@ -311,6 +313,7 @@ impl SourceInput {
                 Time::from_ms(times[row]),
                 words(rule.future_max)
             ),
+            raw: row_payload(batch.rows(), row),
             ..Undecodable::default()
         });
         let dead: Vec<_> = dead.collect();

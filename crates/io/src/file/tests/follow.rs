@@ -1,6 +1,8 @@
 //! Following a file that grows, is rotated, cut short, or away when the node starts.
 
-use super::*;
+use std::os::unix::fs::MetadataExt;
+
+use super::{super::position::Position, *};
 
 fn append(path: &Path, text: &str) {
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
@@ -25,6 +27,10 @@ fn touch_after(path: &Path, seconds: u64) {
     let file = File::options().write(true).open(path).unwrap();
     let time = std::time::SystemTime::now() + Duration::from_secs(seconds);
     file.set_modified(time).unwrap();
+}
+
+fn inode(path: &Path) -> u64 {
+    std::fs::metadata(path).unwrap().ino()
 }
 
 #[test]
@@ -113,4 +119,53 @@ fn a_new_csv_file_has_a_header_of_its_own() {
     std::fs::rename(&path, dir.path("log.1")).unwrap();
     append(&path, "b,a\ny,2\n");
     assert_eq!(now(reader.as_mut()), [2]);
+}
+
+#[test]
+fn a_file_that_is_not_there_yet_is_waited_for() {
+    let dir = Dir::new();
+    let path = dir.path("log");
+    let source = JsonLinesFile::open(&path).follow(true);
+    assert_eq!(source.fields().unwrap(), None);
+    let mut reader = source.open(0, ab(), &[]).unwrap();
+    reader.limit(1);
+    assert_eq!(now(reader.as_mut()), [0i64; 0]);
+    append(&path, &(line(1) + &line(2)));
+    assert_eq!(drain(reader.as_mut()).0.len(), 2, "the limit is remembered");
+    append(&path, &line(3));
+    assert_eq!(now(reader.as_mut()), [3]);
+
+    let path = dir.path("log.csv");
+    let source = CsvFile::open(&path).follow(true);
+    assert_eq!(source.fields().unwrap(), None);
+    let mut reader = source.open(0, ab(), &[]).unwrap();
+    append(&path, "a,b\n1,x\n");
+    assert_eq!(now(reader.as_mut()), [1]);
+    // What will never come is not waited for.
+    let error = CsvFile::open(dir.path("never.csv")).fields().unwrap_err();
+    assert_eq!(error.code(), Code::Unknown);
+}
+
+#[test]
+fn a_bad_line_names_the_file_it_is_in() {
+    let dir = Dir::new();
+    let path = dir.file("log", "no\n");
+    let source = JsonLinesFile::open(&path).follow(true);
+    let mut reader = source.open(0, ab(), &[]).unwrap();
+    let bad = |reader: &mut dyn SourceReader| {
+        let (chunks, _) = drain(reader);
+        let units = chunks.into_iter().flat_map(|chunk| chunk.undecodable);
+        units.map(|unit| (unit.file, unit.place)).collect::<Vec<_>>()
+    };
+    assert_eq!(bad(reader.as_mut()), [(path.display().to_string(), 1)]);
+    assert_eq!(source.file(), Some(path.display().to_string()));
+    // Away when the node starts again: its last lines are read under its new name.
+    let position = Position::new(Place { line: 2, offset: 3 }, inode(&path), b"no\n").encode();
+    append(&path, "neither\n");
+    std::fs::rename(&path, dir.path("log.1")).unwrap();
+    append(&path, "nor this\n");
+    touch_after(&path, 1);
+    let mut reader = source.open(0, ab(), &position).unwrap();
+    let rotated = dir.path("log.1").display().to_string();
+    assert_eq!(bad(reader.as_mut()), [(rotated, 2), (path.display().to_string(), 1)]);
 }
