@@ -61,7 +61,7 @@ fn check_coverage(all: &[Ran]) {
     for drawn in [|r: &Ran| r.plan.expires, |r: &Ran| r.plan.connects] {
         assert!(all.iter().any(drawn) && !all.iter().all(drawn), "a feature was never drawn");
     }
-    let met: [Met; 16] = [
+    let met: [Met; 18] = [
         ("fence", |c| c.engine.fence),
         ("unknown commit", |c| c.engine.unknown),
         ("retry", |c| c.engine.retry),
@@ -78,6 +78,8 @@ fn check_coverage(all: &[Ran]) {
         ("crash", |c| c.crashes),
         ("crash in compaction", |c| c.compactions_cut),
         ("watchdog", |c| c.watchdog),
+        ("failed write to a sink", |c| c.writes_failed),
+        ("lost write to a sink", |c| c.writes_lost),
     ];
     for (name, count) in met {
         let total: u64 = all.iter().map(|r| count(&r.coverage)).sum();

@@ -192,7 +192,15 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
                 }
                 t.world().disk().set_capacity(None);
             }
-            _ => {}
+            _ => {
+                t.fail_writes();
+                for _ in 0..d.below(60) {
+                    t.world().step();
+                }
+                if d.below(2) == 0 {
+                    t.crash(Crash::Now); // what a failed write has left may be gone
+                }
+            }
         }
     }
     t.end();
