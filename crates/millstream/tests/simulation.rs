@@ -15,12 +15,12 @@ mod oracle;
 mod run;
 
 use millstream::runtime::sim::Coverage;
-use run::run;
+use run::{Ran, run, run_to_the_first_failure};
 
-fn runs(seeds: impl IntoIterator<Item = u64>) -> Vec<Coverage> {
+fn runs(seeds: impl IntoIterator<Item = u64>) -> Vec<Ran> {
     let run = |seed| {
         println!("seed {seed}");
-        run(seed).coverage
+        run(seed)
     };
     seeds.into_iter().map(run).collect()
 }
@@ -37,6 +37,13 @@ fn random_flows_equal_the_oracle() {
 }
 
 #[test]
+fn a_flow_that_stops_at_a_failure_has_done_what_was_before_it() {
+    let stopped = (0..8).filter(|seed| run_to_the_first_failure(*seed)).count();
+    println!("{stopped} of 8 have stopped");
+    assert!(stopped > 0);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..3 {
         let (once, again) = (run(seed), run(seed));
@@ -49,9 +56,12 @@ fn the_same_seed_gives_the_same_run() {
 /// A fault, and how often a run has met it.
 type Met = (&'static str, fn(&Coverage) -> u64);
 
-/// A run that has met none of a fault proves nothing about it.
-fn check_coverage(all: &[Coverage]) {
-    let met: [Met; 16] = [
+/// A run that has met none of a fault, or not drawn a feature, proves nothing about it.
+fn check_coverage(all: &[Ran]) {
+    for drawn in [|r: &Ran| r.plan.expires, |r: &Ran| r.plan.connects] {
+        assert!(all.iter().any(drawn) && !all.iter().all(drawn), "a feature was never drawn");
+    }
+    let met: [Met; 18] = [
         ("fence", |c| c.engine.fence),
         ("unknown commit", |c| c.engine.unknown),
         ("retry", |c| c.engine.retry),
@@ -68,9 +78,11 @@ fn check_coverage(all: &[Coverage]) {
         ("crash", |c| c.crashes),
         ("crash in compaction", |c| c.compactions_cut),
         ("watchdog", |c| c.watchdog),
+        ("failed write to a sink", |c| c.writes_failed),
+        ("lost write to a sink", |c| c.writes_lost),
     ];
     for (name, count) in met {
-        let total: u64 = all.iter().map(count).sum();
+        let total: u64 = all.iter().map(|r| count(&r.coverage)).sum();
         println!("{name}: {total}");
         assert!(total > 0, "no run has met: {name}");
     }

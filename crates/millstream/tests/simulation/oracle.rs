@@ -25,17 +25,16 @@ pub struct Expected {
 struct Cell {
     state: Account,
     timer: Option<i64>,
+    rings: bool,
 }
 
 impl Expected {
-    pub fn of(plan: &Plan, rows: &[Row]) -> Expected {
+    /// Of `rows`, and of `more` where the flow has a second source.
+    pub fn of(plan: &Plan, rows: &[Row], more: &[Row]) -> Expected {
         let mut e = Expected::default();
         let mut cells: HashMap<String, Cell> = HashMap::new();
         let mut windows = Windows { plan, open: HashMap::new() };
-        let mut seen: Option<i64> = None;
-        for (row, line) in rows.iter().zip(1..) {
-            let stamp = seen.map_or(i64::MIN, |s| s - plan.delay_ms);
-            seen = Some(seen.map_or(row.ts, |s| s.max(row.ts)));
+        for ((row, stamp), line) in stamped(rows, plan.delay_ms).zip(1..) {
             if row.v % plan.modulus == 0 {
                 e.filtered += 1;
                 continue;
@@ -46,10 +45,20 @@ impl Expected {
                 windows.add(&mut e, &row, line, stamp);
             }
         }
+        for ((row, stamp), line) in stamped(more, plan.delay_ms / 2).zip(1..) {
+            windows.add(&mut e, row, line, stamp);
+        }
         for key in cells.keys().cloned().collect::<Vec<_>>() {
             e.fire(&mut cells, &key, i64::MAX);
+            // The clock goes on when all else is done.
+            e.ring(&mut cells, &key);
         }
         e.accounts.extend(cells.into_iter().map(|(k, c)| (k, c.state)));
+        if plan.expires {
+            for (key, state) in std::mem::take(&mut e.accounts) {
+                e.out(&key, "end", state.n, state.sum);
+            }
+        }
         windows.end(&mut e);
         e.panes.sort();
         e.sides.sort();
@@ -70,8 +79,11 @@ impl Expected {
             self.dead("account", "record", line, &row.key);
             return;
         }
-        let cell =
-            cells.entry(row.key.clone()).or_insert(Cell { state: Account::default(), timer: None });
+        let cell = cells.entry(row.key.clone()).or_insert(Cell {
+            state: Account::default(),
+            timer: None,
+            rings: false,
+        });
         cell.state.n += 1;
         cell.state.sum += v;
         if v % 11 == 0 {
@@ -80,6 +92,7 @@ impl Expected {
         if v % 13 == 0 {
             cell.timer = None;
         }
+        cell.rings |= v % 29 == 0;
         let (n, sum) = (cell.state.n, cell.state.sum);
         if v % 17 == 0 {
             self.transfer(v % 5, v, v % 4);
@@ -92,6 +105,7 @@ impl Expected {
         }
         if v % 19 == 0 {
             cells.remove(&row.key);
+            self.out(&row.key, "end", n, sum);
         }
     }
 
@@ -113,6 +127,17 @@ impl Expected {
         self.out(key, "t", n, sum);
     }
 
+    fn ring(&mut self, cells: &mut HashMap<String, Cell>, key: &str) {
+        let Some(cell) = cells.get_mut(key).filter(|c| c.rings) else { return };
+        if cell.state.sum % 5 == 3 {
+            self.dead("account", "timer", 0, key);
+            return;
+        }
+        cell.state.n += 1_000_000;
+        let (n, sum) = (cell.state.n, cell.state.sum);
+        self.out(key, "clock", n, sum);
+    }
+
     fn transfer(&mut self, mut to: i64, amount: i64, hops: i64) {
         for _ in 0..=hops {
             let total = self.totals.entry(format!("total-{to}")).or_default();
@@ -124,6 +149,16 @@ impl Expected {
         account.n += 1;
         account.sum += 6;
     }
+}
+
+/// Each row with the watermark that preceded it at its source.
+fn stamped(rows: &[Row], delay_ms: i64) -> impl Iterator<Item = (&Row, i64)> {
+    let mut seen: Option<i64> = None;
+    rows.iter().map(move |row| {
+        let stamp = seen.map_or(i64::MIN, |s| s - delay_ms);
+        seen = Some(seen.map_or(row.ts, |s| s.max(row.ts)));
+        (row, stamp)
+    })
 }
 
 #[derive(Clone)]

@@ -62,6 +62,10 @@ pub struct Coverage {
     pub compactions_cut: u64,
     /// Handlers that never returned and were given up.
     pub watchdog: u64,
+    /// Writes to sinks that failed half-way; the test kit counts them.
+    pub writes_failed: u64,
+    /// Power losses that a sink forgot half-written bytes in; the test kit counts them.
+    pub writes_lost: u64,
 }
 
 /// A node, its disk and its time.
