@@ -577,7 +577,7 @@ impl Task {
             letters.pop();
         }
         self.stats.letters += letters.len() as u64;
-        live.exchange.letters(&letters, stamp, &mut outputs, sent)?;
+        live.exchange.letters(letters, stamp, &mut outputs, sent)?;
         if !produced.more {
             live.exchange.watermarks(
                 stamp,

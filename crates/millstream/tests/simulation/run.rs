@@ -169,6 +169,9 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
         for _ in 0..d.below(steps) {
             t.world().step();
         }
+        if t.world().disk().is_off() {
+            t.crash(Crash::Now); // in a compaction
+        }
         match d.below(8) {
             0 | 1 => drop(t.crash(Crash::Now)),
             2 => drop(t.crash(Crash::Kill)),
@@ -177,7 +180,7 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
                 let n = 1 + d.below(12) as u64;
                 match d.below(2) {
                     0 => t.world().disk().crash_at(n),
-                    _ => t.world().cut_compaction(n.div_ceil(3)),
+                    _ => t.world().cut_compaction(Some(n.div_ceil(2))),
                 }
                 for _ in 0..300 {
                     t.world().step();
@@ -195,15 +198,22 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
                 t.world().disk().set_capacity(None);
             }
             _ => {
+                let before = t.coverage().writes_failed;
                 t.fail_writes();
-                for _ in 0..d.below(60) {
-                    t.world().step();
+                for _ in 0..400 {
+                    if !t.world().step() || t.coverage().writes_failed > before {
+                        break;
+                    }
                 }
                 if d.below(2) == 0 {
                     t.crash(Crash::Now); // what a failed write has left may be gone
                 }
             }
         }
+    }
+    t.world().cut_compaction(None);
+    if t.world().disk().is_off() {
+        t.crash(Crash::Now);
     }
     t.end();
     t

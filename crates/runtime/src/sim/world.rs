@@ -79,6 +79,7 @@ pub struct World {
     driver: Driver,
     past: Coverage,
     trace: u64,
+    cut: Option<u64>,
 }
 
 struct Running {
@@ -109,6 +110,7 @@ impl World {
             driver: Driver::start(),
             past: Coverage::default(),
             trace: 0,
+            cut: None,
         })
     }
 
@@ -165,21 +167,28 @@ impl World {
         self.trace
     }
 
-    /// Compacts, and lets the power fail in the `n`-th changing operation from now.
-    pub fn cut_compaction(&mut self, n: u64) {
-        for _ in 0..200 {
-            self.running.committer.step();
-            self.running.connectors.step(self.rng.next_u64() as usize);
-            self.crank();
-        }
-        self.disk.crash_at(n);
-        self.compact();
+    /// Lets the power fail in the `n`-th changing operation of the next compaction, or in an earlier
+    /// one if it has fewer. With `None` no more.
+    pub fn cut_compaction(&mut self, n: Option<u64>) {
+        self.cut = n;
     }
 
     fn compact(&mut self) -> bool {
-        let before = self.disk.is_off();
+        let (off, before) = (self.disk.is_off(), self.disk.operations());
+        if let Some(n) = self.cut {
+            self.disk.crash_at(n);
+        }
         let moved = self.running.compactor.step() != embedded::Progress::Idle;
-        self.past.compactions_cut += u64::from(!before && self.disk.is_off());
+        if let Some(n) = self.cut.filter(|_| !off) {
+            let done = self.disk.operations() - before;
+            if self.disk.is_off() {
+                self.past.compactions_cut += 1;
+                self.cut = None;
+            } else {
+                self.disk.crash_at(u64::MAX);
+                self.cut = Some(n.min(done.max(1)));
+            }
+        }
         moved
     }
 
