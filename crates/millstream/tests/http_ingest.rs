@@ -235,3 +235,14 @@ fn a_killed_process_goes_on_from_its_committed_state() {
     );
     assert_eq!(finish(node, folder.path(), "f"), 2);
 }
+
+#[test]
+fn a_node_that_has_just_begun_asks_to_try_again() {
+    let folder = Folder::new("http-begun");
+    let node = Node::embedded(folder.path().join("data")).http(":0").start().unwrap();
+    let answer = post(node.http().unwrap(), RECORDS, &[], "{}");
+    assert_eq!((answer.status, answer.has("retry-after: 1")), (503, true), "{answer:?}");
+    node.deploy(&flow(folder.path())).unwrap();
+    let answer = post(node.http().unwrap(), "/v1/streams/others/records", &[], "{}");
+    assert_eq!(answer.status, 404, "{answer:?}");
+}

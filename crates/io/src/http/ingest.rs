@@ -196,7 +196,11 @@ async fn take(
     options: &Options,
     request: Request,
 ) -> Result<Accepted, Refused> {
-    let source = node.registry.find(name).map_err(|e| refused(StatusCode::NOT_FOUND, e))?;
+    let source = node.registry.find(name).map_err(|e| match node.node.flows().is_empty() {
+        // A client must not take a node that has just begun for one without this stream.
+        true => again("the node has just begun: it runs no flow yet"),
+        false => refused(StatusCode::NOT_FOUND, e),
+    })?;
     admit(&node, &source)?;
     let headers = request.headers();
     let sequence = sequence(headers)?;
