@@ -120,6 +120,10 @@ fn status(target: &Target, place: &str, say: &mut Say) -> Result<ExitCode> {
             number(engine.turns),
             number(engine.fsyncs)
         ));
+        if !status.engine_error.is_empty() {
+            say.line(format!("{} wait to be written", bytes(status.pending_bytes)));
+            say.line(&status.engine_error);
+        }
         status.flows.iter().for_each(|flow| show_flow(flow, say));
         if status.flows.is_empty() {
             say.line("no flows");

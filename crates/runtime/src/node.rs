@@ -49,6 +49,9 @@ pub struct Options {
     pub backlog_rows_max: u64,
     /// Unread bytes at which they pause.
     pub backlog_bytes_max: u64,
+    /// Committed bytes that are not durable yet at which all sources pause: a disk that is full or
+    /// slow must not fill the memory.
+    pub pending_bytes_max: u64,
     /// A handler that has not returned for this long is given up.
     pub call_timeout: Duration,
     /// Threads given up before the node asks to be restarted.
@@ -60,6 +63,7 @@ impl Default for Options {
         Options {
             backlog_rows_max: 1_000_000,
             backlog_bytes_max: 256 << 20,
+            pending_bytes_max: 256 << 20,
             call_timeout: Duration::from_secs(5),
             abandoned_max: 2,
         }
@@ -286,7 +290,8 @@ impl Node {
         id
     }
 
-    /// Sources pause at the high-water mark and go on at half of it.
+    /// Sources pause at the high-water mark and go on at half of it. They pause, too, while the
+    /// engine cannot take more; what was taken in is still worked off, with what room is left.
     fn gate(
         &self,
         streams: Vec<StreamId>,
@@ -301,9 +306,12 @@ impl Node {
                 rows += backlog.rows;
                 bytes += backlog.bytes;
             }
+            let health = engine.health();
             let part = if full.load(Ordering::Relaxed) { 2 } else { 1 };
-            let over =
-                rows > options.backlog_rows_max / part || bytes > options.backlog_bytes_max / part;
+            let over = rows > options.backlog_rows_max / part
+                || bytes > options.backlog_bytes_max / part
+                || health.pending_bytes > options.pending_bytes_max / part
+                || health.full;
             full.store(over, Ordering::Relaxed);
             !over && !paused.load(Ordering::Relaxed)
         })
