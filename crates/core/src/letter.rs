@@ -30,7 +30,7 @@ pub enum Trigger {
     Timer,
     /// A window that closed.
     Firing,
-    /// A call that never returned, or a crash of the whole node.
+    /// A record or message at which a call never returned, or the whole node died.
     Suspect,
 }
 

@@ -54,7 +54,8 @@ pub struct Options {
     pub pending_bytes_max: u64,
     /// A handler that has not returned for this long is given up.
     pub call_timeout: Duration,
-    /// Threads given up before the node asks to be restarted.
+    /// Handlers given up, and the threads they are in, beyond which the node takes in nothing more
+    /// and asks to be started again.
     pub abandoned_max: u32,
 }
 
@@ -561,11 +562,11 @@ impl Node {
         all.into_iter().map(|(_, name, state)| (name, state)).collect()
     }
 
-    /// Waits until a flow no longer runs, at most `wait`.
+    /// Waits until a flow no longer runs or the node is worn out, at most `wait`.
     pub fn wait(&self, flow: &str, wait: Duration) -> Option<FlowState> {
         let flows = lock(&self.flows);
         let running = |f: &mut BTreeMap<String, FlowEntry>| {
-            f.get(flow).is_some_and(|f| f.state == FlowState::Running)
+            f.get(flow).is_some_and(|f| f.state == FlowState::Running) && self.worn_out().is_none()
         };
         let (flows, _) = self
             .changed
@@ -690,6 +691,10 @@ impl Node {
         self.abandoned.fetch_add(1, Ordering::Relaxed);
         self.queue.switch_off(id);
         self.queue.switch_on(id);
+        if self.worn_out().is_some() {
+            self.drain();
+            self.changed.notify_all();
+        }
         let what = crate::supervisor::What::AbandonedThread;
         let reason = format!("call {call} has not returned for {:?}", self.options.call_timeout);
         let task = slot.path.clone();
@@ -701,9 +706,16 @@ impl Node {
         self.abandoned.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether so many threads were given up that the process should be replaced.
-    pub fn is_worn_out(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed) > u64::from(self.options.abandoned_max)
+    /// Why the process has to be replaced: so many threads were given up. The node drains by
+    /// itself; whoever runs it ends with this error once that is done.
+    pub fn worn_out(&self) -> Option<Error> {
+        let (n, max) = (self.abandoned.load(Ordering::Relaxed), self.options.abandoned_max);
+        let timeout = self.options.call_timeout;
+        let message = format!("{n} handlers did not return within {timeout:?}; {max} may do so");
+        let error = Error::new(Code::WornOut, message)
+            .help("start the program again, or let a service manager: it goes on from what was committed")
+            .help("their records are dead letters (M0018): mend what they stuck in");
+        (n > u64::from(max)).then_some(error)
     }
 }
 

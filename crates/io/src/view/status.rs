@@ -98,7 +98,7 @@ pub fn status(engine: &dyn Engine, node: Option<&Node>) -> Result<Status> {
         version: env!("CARGO_PKG_VERSION").into(),
         running: node.is_some(),
         draining: node.is_some_and(|n| n.is_draining()),
-        worn_out: node.is_some_and(|n| n.is_worn_out()),
+        worn_out: node.is_some_and(|n| n.worn_out().is_some()),
         in_step: in_step.map(|task| task.path.to_string()).unwrap_or_default(),
         flows: flows(engine, node)?,
         engine: engine.stats(),

@@ -196,6 +196,11 @@ impl World {
     /// it ends the process, that is started again.
     fn crank(&mut self) -> bool {
         let (node, now) = (self.running.node.clone(), self.now);
+        if node.worn_out().is_some() && node.is_drained() {
+            // It ends with that error, and a service manager starts it again.
+            self.kill().unwrap_or_else(|e| panic!("after handlers never returned: {e}"));
+            return true;
+        }
         match self.driver.run(Box::new(move || node.crank(now, &|| Duration::ZERO))) {
             Stepped::Done(moved) => moved,
             Stepped::Hung => {
