@@ -346,16 +346,17 @@ impl Node {
         let begun = clock();
         let before = *lock(&tenant.stats);
         tenant.since.store(now.ms(), Ordering::Relaxed);
-        let did = {
+        let (did, used) = {
             let mut task = lock(&tenant.task);
             let did = task.step(now);
+            let used = clock().saturating_sub(begun);
+            task.took(used);
             tenant.keys.store(task.keys() as u64, Ordering::Relaxed);
             tenant.settled.store(task.is_settled(), Ordering::Relaxed);
             *lock(&tenant.stats) = task.stats();
-            did
+            (did, used)
         };
         tenant.since.store(i64::MIN, Ordering::Relaxed);
-        let used = clock().saturating_sub(begun);
         if !Arc::ptr_eq(&tenant, &lock(&slot.current)) {
             return false;
         }

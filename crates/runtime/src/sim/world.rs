@@ -41,6 +41,8 @@ pub struct Setup {
     pub engine: embedded::Options,
     /// The node's options.
     pub node: NodeOptions,
+    /// By which steps are measured; stands still if there is none.
+    pub clock: Option<fn() -> Duration>,
 }
 
 /// How often something happened that a test run must have met.
@@ -201,7 +203,8 @@ impl World {
             self.kill().unwrap_or_else(|e| panic!("after handlers never returned: {e}"));
             return true;
         }
-        match self.driver.run(Box::new(move || node.crank(now, &|| Duration::ZERO))) {
+        let clock = self.setup.clock.unwrap_or(|| Duration::ZERO);
+        match self.driver.run(Box::new(move || node.crank(now, &clock))) {
             Stepped::Done(moved) => moved,
             Stepped::Hung => {
                 let mut seen = BTreeMap::new();
