@@ -55,6 +55,11 @@ impl Trigger {
         Self::ALL.into_iter().find(|(_, n)| *n == name).map(|(t, _)| t)
     }
 
+    /// Whether it is a record that was set aside; else it is something that had become due.
+    pub fn is_record(self) -> bool {
+        !matches!(self, Trigger::Timer | Trigger::Firing)
+    }
+
     /// The stable number of this kind of letter; `docs/errors.md` has a section each.
     pub fn code(self) -> Code {
         match self {

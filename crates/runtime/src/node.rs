@@ -30,7 +30,7 @@ use crate::{
     queue::{Queue, SlotId},
     stage::{Front, Mailbox, Stage},
     supervisor::{
-        Exit, FlowSpec, Report, TaskPath, Throttle, Tree, report,
+        Exit, FlowSpec, Report, TaskPath, Throttle, Tree, What, report,
         tree::{Decision, Event},
     },
     task::{Did, Surroundings, Task, TaskStats, caution::Floor},
@@ -131,7 +131,7 @@ pub struct Node {
     reports: Mutex<Reports>,
     changed: Condvar,
     abandoned: AtomicU64,
-    draining: AtomicBool,
+    draining: Arc<AtomicBool>,
     floor: Arc<Floor>,
 }
 
@@ -140,6 +140,7 @@ struct FlowEntry {
     state: FlowState,
     slots: Vec<SlotId>,
     streams: Vec<StreamId>,
+    /// By a breaker.
     paused: Arc<AtomicBool>,
 }
 
@@ -167,7 +168,7 @@ struct Tenant {
     keys: AtomicU64,
     settled: AtomicBool,
     stats: Mutex<TaskStats>,
-    /// When the tree was last told of handled records, and how many rows there were by then.
+    /// When the tree was last told of handled records, and how many there were by then.
     told: Mutex<(Time, u64)>,
 }
 
@@ -208,7 +209,7 @@ impl Node {
             }),
             changed: Condvar::new(),
             abandoned: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
+            draining: Arc::default(),
             floor: Arc::default(),
         }))
     }
@@ -299,6 +300,7 @@ impl Node {
         paused: Arc<AtomicBool>,
     ) -> Arc<dyn Fn() -> bool + Send + Sync> {
         let (engine, options) = (self.engine.clone(), self.options.clone());
+        let draining = self.draining.clone();
         let full = AtomicBool::new(false);
         Arc::new(move || {
             let (mut rows, mut bytes) = (0, 0);
@@ -314,7 +316,7 @@ impl Node {
                 || health.pending_bytes > options.pending_bytes_max / part
                 || health.full;
             full.store(over, Ordering::Relaxed);
-            !over && !paused.load(Ordering::Relaxed)
+            !over && !paused.load(Ordering::Relaxed) && !draining.load(Ordering::Relaxed)
         })
     }
 
@@ -324,7 +326,7 @@ impl Node {
             return false;
         };
         let gate = lock(&self.slots).get(slot).map(|s| s.around.gate.clone());
-        !self.draining.load(Ordering::Relaxed) && gate.is_some_and(|gate| gate())
+        gate.is_some_and(|gate| gate())
     }
 
     /// Runs one ready task for one step. `false` if there was none.
@@ -372,6 +374,8 @@ impl Node {
             Did::Failed(error) if error.code() == Code::Fenced => {
                 // Another lease has it, or nobody knows what became of a commit: the log will say.
                 self.queue.done(id, used, true, None);
+                let code = error.code().id();
+                self.note(&slot.path, What::Fenced, code, error.message(), 1, now);
             }
             Did::Failed(error) => {
                 self.queue.done(id, used, false, None);
@@ -386,23 +390,29 @@ impl Node {
     /// were, else once a second.
     fn account(&self, path: &TaskPath, tenant: &Tenant, before: TaskStats, now: Time) {
         let after = *lock(&tenant.stats);
-        let bad = after.letters.saturating_sub(before.letters);
+        let letters = after.letters.saturating_sub(before.letters);
         let mut told = lock(&tenant.told);
-        if bad == 0 && now < told.0 + ACCOUNT_EVERY {
+        if letters == 0 && now < told.0 + ACCOUNT_EVERY {
             return;
         }
-        let good = after.rows.saturating_sub(told.1).saturating_sub(bad);
-        *told = (now, after.rows);
+        // Rows that were made of one record may all be bad: it counts once.
+        let records = after.records.saturating_sub(told.1);
+        let bad = after.bad.saturating_sub(before.bad).min(records);
+        let good = records - bad;
+        *told = (now, after.records);
         drop(told);
         if good + bad > 0 {
             self.tell(Event::Handled { task: path.clone(), good, bad }, now);
         }
-        if bad > 0 {
-            let what = crate::supervisor::What::DeadLetters;
-            let reason = "records set aside; see the dead letters".to_string();
-            let code = String::new();
-            self.tell(Event::Noted { task: path.clone(), what, code, reason, count: bad }, now);
+        if letters > 0 {
+            self.note(path, What::DeadLetters, "", "set aside; see the dead letters", letters, now);
         }
+    }
+
+    /// Says on `$supervisor` what counts as nothing.
+    fn note(&self, path: &TaskPath, what: What, code: &str, reason: &str, count: u64, now: Time) {
+        let (task, code, reason) = (path.clone(), code.to_string(), reason.to_string());
+        self.tell(Event::Noted { task, what, code, reason, count }, now);
     }
 
     fn failed(&self, path: &TaskPath, error: Error, now: Time) {
@@ -497,6 +507,12 @@ impl Node {
             .and_then(|frame| self.engine.append(stream, 0, frame));
         // A report that cannot be written must not fail what it reports on.
         drop(appended);
+    }
+
+    /// Says what still waits to be said on `$supervisor`: the node stops.
+    pub(crate) fn say_the_rest(&self) {
+        let waiting = lock(&self.reports).throttle.drain();
+        self.publish(waiting);
     }
 
     /// Lets supervisors and reports see that time has passed.
@@ -616,8 +632,7 @@ impl Node {
         let task = KeySlot::of(key).partition(kind.mailbox.partitions);
         let task = TaskPath::new(&kind.flow, &kind.name, task);
         let reason = format!("{}/{} was killed by request", kind.name, display(key));
-        let (what, code) = (crate::supervisor::What::Killed, String::new());
-        self.tell(Event::Noted { task, what, code, reason, count: 1 }, now);
+        self.note(&task, What::Killed, "", &reason, 1, now);
     }
 
     /// The committed state of a process, found on whichever task has it.
@@ -629,10 +644,9 @@ impl Node {
         })
     }
 
-    /// Stops the sources of all flows; what was taken in is still worked off.
+    /// Stops the sources of all flows for good; what was taken in is still worked off.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        lock(&self.flows).values().for_each(|f| f.paused.store(true, Ordering::Relaxed));
     }
 
     /// Whether [`Node::drain`] was called.
@@ -696,10 +710,8 @@ impl Node {
             self.drain();
             self.changed.notify_all();
         }
-        let what = crate::supervisor::What::AbandonedThread;
         let reason = format!("call {call} has not returned for {:?}", self.options.call_timeout);
-        let task = slot.path.clone();
-        self.tell(Event::Noted { task, what, code: String::new(), reason, count: 1 }, now);
+        self.note(&slot.path, What::AbandonedThread, "", &reason, 1, now);
     }
 
     /// Whether a thread of this node never came back.

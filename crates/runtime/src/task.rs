@@ -115,9 +115,11 @@ pub struct TaskStats {
     pub turns: u64,
     /// Turns that were run again, unit by unit.
     pub isolated: u64,
-    /// Rows taken in.
-    pub rows: u64,
-    /// Units set aside.
+    /// Records taken in, with those that could not be decoded.
+    pub records: u64,
+    /// Records set aside.
+    pub bad: u64,
+    /// What was set aside: these, timers and firings.
     pub letters: u64,
     /// Times the task was opened.
     pub opens: u64,
@@ -594,6 +596,7 @@ impl Task {
             letters.pop();
         }
         self.stats.letters += letters.len() as u64;
+        self.stats.bad += letters.iter().filter(|l| l.trigger.is_record()).count() as u64;
         live.exchange.letters(letters, stamp, &mut outputs, sent)?;
         if !produced.more {
             live.exchange.watermarks(
@@ -610,7 +613,7 @@ impl Task {
         live.progress = next.clone();
         let ticket = live.lease.commit(Turn { progress: next, delta: produced.delta, outputs });
         self.stats.turns += 1;
-        self.stats.rows += intake.rows as u64;
+        self.stats.records += taken as u64;
         self.pace.turn(taken, live.more);
         live.unsettled.push_back(ticket);
         live.tried = announced.and_then(|(_, hold)| Some((ticket, hold?)));

@@ -241,5 +241,6 @@ impl Workers {
                 drop(thread.join());
             }
         }
+        self.node.say_the_rest();
     }
 }
