@@ -265,10 +265,14 @@ fn admit(node: &Shared, source: &Registered) -> Result<(), Refused> {
         }
         _ => return Err(again(format!("flow `{}` does not run", source.flow))),
     }
-    match node.node.accepts(&source.flow) {
-        true => Ok(()),
-        false => Err(behind("its streams hold more than they should")),
+    if node.node.accepts(&source.flow) {
+        return Ok(());
     }
+    Err(behind(match node.node.engine().health().error.map(|e| e.code()) {
+        Some(Code::DiskFull) => "its disk is full",
+        Some(_) => "its disk cannot be written",
+        None => "its streams hold more than they should",
+    }))
 }
 
 async fn read(body: Body) -> Result<Bytes, Refused> {

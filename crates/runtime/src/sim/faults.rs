@@ -11,7 +11,7 @@ use std::{
 use millstream_core::{
     Frame, Result, Turn,
     engine::{
-        Backlog, Engine, EngineStats, Lease, Recovered, Settlement, StreamInfo, StreamSpec,
+        Backlog, Engine, EngineStats, Health, Lease, Recovered, Settlement, StreamInfo, StreamSpec,
         TaskSpec, Ticket,
     },
     ledger::Ledger,
@@ -163,6 +163,10 @@ impl Engine for FaultyEngine {
 
     fn stats(&self) -> EngineStats {
         self.inner.stats()
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
     }
 }
 
