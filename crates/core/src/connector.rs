@@ -26,6 +26,12 @@ pub trait Source: Send + Sync {
     /// limit on how far its event times may lie ahead of the clock.
     fn finite(&self) -> bool;
 
+    /// Whether opening at a position gives the units behind it again. If not (requests that were
+    /// answered), a chunk is committed whole, with one turn, however large.
+    fn replays(&self) -> bool {
+        true
+    }
+
     /// The file that places count in, as a person reads it; `None` if there is none.
     fn file(&self) -> Option<String> {
         None

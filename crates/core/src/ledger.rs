@@ -1,10 +1,15 @@
-//! Counters that commit with the turn, and the three laws that must hold between them.
+//! Counters that commit with the turn, and the four laws that must hold between them.
 //!
 //! *Invariant:* no term of a law is computed from the others; each is counted where it happens.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::turn::StreamId;
+
+/// Rows and messages handed over to each stream, counted before they are cut into frames.
+pub type Sent = BTreeMap<StreamId, u64>;
 
 /// What became of the rows an operator read. Every row gets exactly one disposition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +89,9 @@ pub struct TaskCounters {
     pub operators: BTreeMap<String, OperatorCounters>,
     /// If the task is a source.
     pub source: Option<SourceCounters>,
+    /// Per stream it leads to.
+    #[serde(default)]
+    pub sent: Sent,
 }
 
 /// One line of the stream law: appended = read by a consumer + its backlog + expired.
@@ -110,6 +118,26 @@ impl StreamLine {
     }
 }
 
+/// One line of the edge law: sent by all producers + from outside = appended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeLine {
+    /// The stream's name.
+    pub stream: String,
+    /// Rows that its producers have committed as sent, counted by them.
+    pub sent: u64,
+    /// Rows that came from no task (control records), counted on append.
+    pub outside: u64,
+    /// Rows appended to all its partitions, counted on append.
+    pub appended: u64,
+}
+
+impl EdgeLine {
+    /// Whether the line balances.
+    pub fn balanced(&self) -> bool {
+        self.appended == self.sent + self.outside
+    }
+}
+
 /// The whole ledger of a node: every law, line by line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -117,6 +145,9 @@ pub struct Ledger {
     pub sources: BTreeMap<String, SourceCounters>,
     /// Per `flow/stage/operator`: what became of its rows.
     pub operators: BTreeMap<String, OperatorCounters>,
+    /// Per stream that a task has sent something to.
+    #[serde(default)]
+    pub edges: Vec<EdgeLine>,
     /// Per stream partition and consumer.
     pub streams: Vec<StreamLine>,
 }
@@ -132,12 +163,18 @@ impl Ledger {
             let rest = c.processed + c.filtered + c.late + c.dead + c.parked;
             format!("operator {name}: {} rows read, {rest} accounted for", c.read)
         });
+        let edges = self.edges.iter().filter(|l| !l.balanced()).map(|l| {
+            format!(
+                "stream {}: {} rows sent + {} from outside, {} appended",
+                l.stream, l.sent, l.outside, l.appended
+            )
+        });
         let streams = self.streams.iter().filter(|l| !l.balanced()).map(|l| {
             format!(
                 "stream {} -> {}: {} rows appended, {} read + {} waiting + {} expired",
                 l.stream, l.consumer, l.appended, l.read, l.backlog, l.expired
             )
         });
-        sources.chain(operators).chain(streams).collect()
+        sources.chain(operators).chain(edges).chain(streams).collect()
     }
 }

@@ -17,6 +17,9 @@ use crate::{Error, Origin, Result, Time};
 /// How often a message may cause another before the chain is cut.
 pub const HOPS_MAX: u32 = 1000;
 
+/// The largest message, as its type was serialised, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
 /// What a message asks for. The numbers are on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -96,6 +96,8 @@ pub struct TurnPlan {
     pub from: Vec<Position>,
     /// Where it ends.
     pub to: Vec<Position>,
+    /// Calls of it that must not be executed.
+    pub without: Vec<u64>,
 }
 
 impl Probe {
@@ -193,8 +195,8 @@ pub struct Scope<'a> {
     pub out: &'a mut Outputs,
     /// Names the running call to the watchdog.
     pub probe: &'a Probe,
-    /// The call that must not be executed: it never returned, or it took the node down.
-    pub suspect: Option<u64>,
+    /// Calls that must not be executed: they never returned, or took the node down.
+    pub suspects: &'a [u64],
     /// See [`Catch`].
     pub catch: Catch,
 }
@@ -232,11 +234,11 @@ impl Scope<'_> {
     pub fn enter(&mut self) -> Result<(), Failure> {
         let call = self.probe.call.load(Ordering::Relaxed) + 1;
         self.probe.call.store(call, Ordering::Relaxed);
-        match self.suspect {
-            Some(suspect) if suspect == call => Err(Failure::new(
+        match self.suspects.contains(&call) {
+            true => Err(Failure::new(
                 "set aside unexecuted: the call did not return, or ended the process, before",
             )),
-            _ => Ok(()),
+            false => Ok(()),
         }
     }
 
@@ -272,7 +274,7 @@ impl Scope<'_> {
             attempt: self.attempt,
             out: self.out,
             probe: self.probe,
-            suspect: self.suspect,
+            suspects: self.suspects,
             catch: self.catch,
         }
     }

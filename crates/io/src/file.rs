@@ -10,11 +10,11 @@
 //! is ended, or the file is left behind. Plain reads into reused buffers: a memory map would have
 //! to be `unsafe`, fails by a signal when the file shrinks, and saves nothing next to decoding.
 //!
-//! *Following.* A file that is not there yet is waited for. When the path names another file, the old one is read to its end first; files
-//! rotated in between (`app.log.1`, `app.log-20130131`) are found by name, in the order of their
-//! last change. After a restart the file a position belongs to is found in the same way. A file
-//! that was cut short or rewritten in place is read from its beginning; what it held unread is
-//! gone, as it is for `tail -F`. Lines count from 1 in each file.
+//! *Following.* A file that is not there yet is waited for. When the path names another file, the
+//! old one is read to its end first; files rotated in between (`app.log.1`, `app.log-20130131`) are
+//! found by name, in the order of their last change. After a restart the file a position belongs to
+//! is found in the same way. A file that was cut short or rewritten in place is read from its
+//! beginning; what it held unread is gone, as it is for `tail -F`. Lines count from 1 in each file.
 //!
 //! *Limits:* reads of 1 MiB; units of 16 MiB, of which three or so are held; while idle the file is
 //! looked at every 20 ms. Compressed rotated files are not read.

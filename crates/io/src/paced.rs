@@ -68,6 +68,10 @@ impl<S: Source> Source for Paced<S> {
         self.source.finite()
     }
 
+    fn replays(&self) -> bool {
+        self.source.replays()
+    }
+
     fn file(&self) -> Option<String> {
         self.source.file()
     }

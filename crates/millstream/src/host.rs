@@ -31,10 +31,16 @@ use millstream_core::{
     operator::{Advance, Mode, Operator, Outcome, Scope, Unit},
     table::StateTable,
 };
-use millstream_runtime::table::{EntryId, Table, Value};
+use millstream_runtime::{
+    catch::catch,
+    table::{EntryId, Table, Value},
+};
 use serde::Deserialize;
 
-use crate::process::{Context, Effects, Emitted, Failure, Kinds, Moment, Process, Result, Timers};
+use crate::{
+    process::{Context, Effects, Emitted, Failure, Kinds, Moment, Process, Result, Timers},
+    rows::reject_long_key,
+};
 
 /// The hidden timer behind idle expiry.
 const IDLE: &str = "$idle";
@@ -147,10 +153,16 @@ impl<P: Process> Value for Cell<P> {
             bytes.split_first_chunk::<2>().ok_or_else(|| Failure::new("empty state"))?;
         let version = u16::from_le_bytes(*version);
         let timers = Timers::decode(&mut rest)?;
-        let state = match version == P::STATE_VERSION {
-            true => rmp_serde::from_slice(rest)?,
-            false => P::migrate(version, rmp_serde::from_slice(rest)?)?,
-        };
+        let mut state = None;
+        // Caught, since a state is also read outside of any unit.
+        catch(&mut || {
+            state = Some(match version == P::STATE_VERSION {
+                true => rmp_serde::from_slice(rest)?,
+                false => P::migrate(version, rmp_serde::from_slice(rest)?)?,
+            });
+            Ok(())
+        })?;
+        let state = state.ok_or_else(|| Failure::new("no state"))?;
         let earliest = |clock| timers.earliest(clock).map_or(Scheduled::No, Scheduled::Until);
         Ok(Cell { scheduled: [earliest(0), earliest(1)], state, timers, bytes_max: usize::MAX })
     }
@@ -313,15 +325,37 @@ impl<P: Process> ProcessHost<P> {
         Ok(())
     }
 
-    /// Whether a process may have a timer of event time that is due; `false` is sure.
-    fn may_be_due(&mut self, entry: EntryId, now: Time) -> Result<bool> {
-        Ok(match self.table.value(entry)? {
-            Some(cell) => match cell.scheduled[0] {
+    /// Whether a process may have a timer of event time that is due; `false` is sure. A state that
+    /// cannot be read is the failure of the unit that comes next.
+    fn may_be_due(&mut self, entry: EntryId, now: Time) -> bool {
+        match self.table.value(entry) {
+            Ok(Some(cell)) => match cell.scheduled[0] {
                 Scheduled::No => false,
                 Scheduled::At(time) | Scheduled::Until(time) => time <= now,
             },
-            None => false,
-        })
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    /// Sets aside the timers, due at `due`, of a process whose state cannot be read. They stay in
+    /// the state, so they come up again when the task is opened.
+    fn set_aside(
+        &mut self,
+        entry: EntryId,
+        due: Time,
+        mut failure: Failure,
+        scope: &mut Scope<'_>,
+    ) -> Result<()> {
+        failure.stop = self.spec.options.on_error == OnError::Stop;
+        if scope.mode == Mode::Optimistic || failure.stop {
+            return Err(failure);
+        }
+        scope.out.counters.fired += 1;
+        scope.out.counters.dead_firings += 1;
+        let unit =
+            Unit { trigger: Trigger::Timer, key: self.table.key(entry), origin: Origin::NONE };
+        scope.dead(&unit, failure, format!("timer due {due}").into_bytes());
+        Ok(())
     }
 
     /// Fires a process's due timers of one clock, at most `budget`.
@@ -441,10 +475,14 @@ impl<P: Process> Operator for ProcessHost<P> {
         let inputs = serde_arrow::Deserializer::from_record_batch(rows.rows())?;
         for row in 0..rows.len() {
             let key = keys.get(row);
+            let stop = self.spec.options.on_error == OnError::Stop;
+            if reject_long_key(key, rows, row, stop, scope)? {
+                continue;
+            }
             let entry = self.table.entry(hash(key), key);
             let stamp = rows.stamp(row);
             let watermark = scope.watermark_at(stamp);
-            if self.may_be_due(entry, watermark)? {
+            if self.may_be_due(entry, watermark) {
                 self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
             }
             let event_time = times.map(|t| Time::from_ms(t[row]));
@@ -487,7 +525,7 @@ impl<P: Process> Operator for ProcessHost<P> {
                 continue;
             }
             let entry = self.table.entry(hash(&message.key), &message.key);
-            if self.may_be_due(entry, watermark)? {
+            if self.may_be_due(entry, watermark) {
                 self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
             }
             let event_time = Some(message.event_time).filter(|t| *t != Time::MIN);
@@ -527,11 +565,16 @@ impl<P: Process> Operator for ProcessHost<P> {
                 if !self.table.is_used(entry) {
                     continue;
                 }
-                match self.table.value_mut(entry)? {
-                    Some(cell) if cell.scheduled[clock].is_due(due) => {
+                match self.table.value_mut(entry) {
+                    Ok(Some(cell)) if cell.scheduled[clock].is_due(due) => {
                         cell.scheduled[clock] = Scheduled::No;
                     }
-                    _ => continue, // another entry counts, or the process has ended
+                    Ok(_) => continue, // another entry counts, or the process has ended
+                    Err(failure) => {
+                        left -= 1;
+                        self.set_aside(entry, due, failure, scope)?;
+                        continue;
+                    }
                 }
                 self.fire(entry, clock, now, &mut left, scope)?;
                 if let Some(cell) = self.table.value_mut(entry)? {
@@ -581,20 +624,26 @@ impl<P: Process> Operator for ProcessHost<P> {
                 }
             }
             let version = value.first_chunk::<2>().map_or(0, |v| u16::from_le_bytes(*v));
-            strangers.entry(version).or_insert_with(|| (0, value.to_vec())).0 += 1;
+            let (processes, why) =
+                strangers.entry(version).or_insert((0, Some(Failure::default())));
+            *processes += 1;
+            if why.is_some() {
+                *why = Cell::<P>::decode(value).err();
+            }
         });
         check_versions::<P>(&self.spec.kind, &strangers)
     }
 }
 
-/// Per version of the state: how many processes have it, and one of them.
-type Strangers = BTreeMap<u16, (usize, Vec<u8>)>;
+/// Per version of the state: how many processes have it, and why none of them can be read, unless
+/// one can.
+type Strangers = BTreeMap<u16, (usize, Option<Failure>)>;
 
-/// One process of each version must be readable, or else none would be: better to say so now than
-/// to set every event aside.
+/// One process of each version must be readable: better to say so now than to set every event
+/// aside.
 fn check_versions<P: Process>(kind: &str, found: &Strangers) -> millstream_core::Result<()> {
-    for (version, (processes, sample)) in found {
-        let Err(why) = Cell::<P>::decode(sample) else { continue };
+    for (version, (processes, why)) in found {
+        let Some(why) = why else { continue };
         let own = P::STATE_VERSION;
         let error = match *version == own {
             true => Error::new(

@@ -20,7 +20,7 @@ use crate::{
     host::HostSpec,
     process::Kinds,
     rows::RowSpec,
-    window::WindowOperator,
+    window::{Shape, WindowOperator},
 };
 
 /// Bytes of dead letters, late rows and side outputs that are kept for a reader to come.
@@ -154,6 +154,17 @@ impl Planner<'_> {
                 StepKind::Window { window, aggregates } => {
                     let schema = need()?;
                     let keys = self.keys_of(at)?;
+                    if let Shape::Fixed { size, slide } = window.shape
+                        && slide > size
+                    {
+                        return Err(self
+                            .error(format!(
+                                "window `{}` starts every {slide} ms and is {size} ms long: rows \
+                                 between two windows would be in none",
+                                step.name
+                            ))
+                            .help("make the slide no longer than the window"));
+                    }
                     self.column(&schema, &window.time, &step.name)?;
                     self.has_event_time(at)?;
                     for aggregate in aggregates {

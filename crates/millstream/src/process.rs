@@ -5,7 +5,7 @@ use std::{any::TypeId, borrow::Cow, collections::BTreeMap, sync::Arc};
 use millstream_core::{
     Error, Origin, Time,
     key::{self, Key},
-    mail::{HOPS_MAX, Mail, MailKind},
+    mail::{HOPS_MAX, MESSAGE_BYTES_MAX, Mail, MailKind},
     operator::Port,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -228,16 +228,26 @@ impl<P: Process> Context<'_, P> {
     /// an `i64`, or a [`Key`] of several parts.
     ///
     /// # Errors
-    /// If the flow has no such kind, the message cannot be serialised, or it is the result of more
-    /// than 1,000 messages.
+    /// If the flow has no such kind, the key has more than 1,024 bytes, the message cannot be
+    /// serialised or has more than 16 MiB, or it is the result of more than 1,000 messages.
     pub fn send<Q: Process>(&mut self, key: impl Into<Key>, message: &Q::In) -> Result<()> {
         let key = key.into();
         let (mailbox, _) = self.kinds.0.get(&TypeId::of::<Q>()).ok_or_else(|| {
             Failure::new(format!("the flow has no process kind {}", std::any::type_name::<Q>()))
         })?;
+        if let Some(failure) = crate::rows::too_long(key.bytes()) {
+            return Err(failure);
+        }
         if self.moment.hops >= HOPS_MAX {
             return Err(Failure::new(format!(
                 "a message that {HOPS_MAX} messages led to: a loop?"
+            )));
+        }
+        let payload = rmp_serde::to_vec_named(message)?;
+        if payload.len() > MESSAGE_BYTES_MAX {
+            let n = payload.len();
+            return Err(Failure::new(format!(
+                "a message of {n} bytes; the limit is {MESSAGE_BYTES_MAX}"
             )));
         }
         self.effects.mail.push((
@@ -246,7 +256,7 @@ impl<P: Process> Context<'_, P> {
                 kind: MailKind::Sent,
                 key: key.bytes().to_vec(),
                 version: 1,
-                payload: rmp_serde::to_vec_named(message)?,
+                payload,
                 sender: format!("{}/{}", self.kind, self.key()),
                 id: 0,
                 hops: self.moment.hops + 1,

@@ -6,13 +6,17 @@ use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::SchemaRef;
 use millstream_core::{
     Batch,
+    key::KEY_BYTES_MAX,
     letter::{Trigger, row_payload},
     operator::{Mode, Operator, Outcome, Scope, Unit},
     table::StateTable,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{flow::failure, process::Result};
+use crate::{
+    flow::failure,
+    process::{Failure, Result},
+};
 
 /// What a stateless step knows.
 #[derive(Clone)]
@@ -93,6 +97,34 @@ impl<A: DeserializeOwned + Send, F: Fn(&A) -> bool + Send> Operator for Filter<A
     }
 }
 
+/// Why nothing can live under a key, if so.
+pub(crate) fn too_long(key: &[u8]) -> Option<Failure> {
+    (key.len() > KEY_BYTES_MAX).then(|| {
+        Failure::new(format!("a key of {} bytes; the limit is {KEY_BYTES_MAX}", key.len()))
+    })
+}
+
+/// Sets a row aside whose key is too long, or stops the flow at it. `true` if it is.
+pub(crate) fn reject_long_key(
+    key: &[u8],
+    rows: &Batch,
+    row: usize,
+    stop: bool,
+    scope: &mut Scope<'_>,
+) -> Result<bool> {
+    let Some(failure) = too_long(key) else { return Ok(false) };
+    if let Outcome::Failed(failure) = scope.unit(|_| Err(failure.clone()))? {
+        if stop {
+            return Err(Failure { stop, ..failure });
+        }
+        // The letter is not filed under a key that nothing can have; the row tells it.
+        let unit = Unit { trigger: Trigger::Record, key: &[], origin: rows.origin(row) };
+        scope.dead(&unit, failure, row_payload(rows.rows(), row));
+        scope.out.counters.dead += 1;
+    }
+    Ok(true)
+}
+
 /// Turns each row into any number of others.
 pub(crate) struct FlatMap<A, B, F> {
     spec: RowSpec,
@@ -127,6 +159,8 @@ where
         let (f, fields) = (self.f.clone(), self.spec.output.fields().clone());
         let careful = scope.mode == Mode::Careful;
         let dead = for_each_row(rows, scope, |row, item: A| {
+            // A panic in the row before may have left some of its rows.
+            made.truncate(from.len());
             let before = made.len();
             made.extend(f(item));
             if careful
@@ -141,7 +175,6 @@ where
             from.resize(made.len(), row as u32);
             Ok(())
         })?;
-        // A panic in a careful unit may leave rows behind that belong to nobody.
         made.truncate(from.len());
         let counters = &mut scope.out.counters;
         counters.read += rows.len() as u64;

@@ -13,12 +13,13 @@ use std::{
 
 use arrow_schema::SchemaRef;
 use millstream_core::{
-    Batch, Error, Key, Result, Time,
+    Batch, Code, Error, Key, Result, Time,
     connector::{Chunk, Guarantee, Prepared, Pull, Sink, SinkWriter, Source, SourceReader},
     engine::Engine,
     frame::Frame,
     ledger::Ledger,
     letter::{self, Letter},
+    rng::Rng,
 };
 use millstream_io::{JsonDecoder, JsonEncoder, Place};
 pub use millstream_runtime::sim::hang;
@@ -139,6 +140,7 @@ impl TestNode {
             (Crash::AtCommit(n), Some(world)) => world.lose_answer(n),
             (Crash::AtCommit(n), None) => self.lose = Some(n),
             (Crash::Now, Some(world)) => {
+                self.outputs.values().for_each(|sink| lock(&sink.file).power_cut());
                 world.crash().unwrap_or_else(|e| panic!("after a crash: {e}"))
             }
             (Crash::Kill, Some(world)) => {
@@ -146,6 +148,12 @@ impl TestNode {
             }
             (Crash::Now | Crash::Kill, None) => {}
         }
+        self
+    }
+
+    /// Lets the next write to each sink fail half-way.
+    pub fn fail_writes(&mut self) -> &mut TestNode {
+        self.outputs.values().for_each(|sink| lock(&sink.file).fail = true);
         self
     }
 
@@ -197,7 +205,7 @@ impl TestNode {
     /// If the flow has no such sink.
     pub fn sink(&self, name: &str) -> Vec<Value> {
         let sink = self.outputs.get(name).unwrap_or_else(|| panic!("no sink `{name}`"));
-        let bytes = lock(&sink.bytes).clone();
+        let bytes = lock(&sink.file).seen.clone();
         bytes
             .split(|b| *b == b'\n')
             .filter(|line| !line.is_empty())
@@ -285,7 +293,12 @@ impl TestNode {
 
     /// What has happened to the node so far.
     pub fn coverage(&mut self) -> Coverage {
-        self.world().coverage()
+        let mut coverage = self.world().coverage();
+        for file in self.outputs.values().map(|sink| lock(&sink.file)) {
+            coverage.writes_failed += file.writes_failed;
+            coverage.writes_lost += file.writes_lost;
+        }
+        coverage
     }
 
     /// The simulated clock.
@@ -368,10 +381,59 @@ impl SourceReader for MemoryReader {
     }
 }
 
-/// Bytes a sink has been given; they are checked never to change.
+/// Bytes a sink has been given; once a write has succeeded, they are checked never to change.
 #[derive(Default)]
 struct MemorySink {
-    bytes: Mutex<Vec<u8>>,
+    file: Mutex<MemoryFile>,
+}
+
+/// What readers see, of which a power cut may take or spoil what no write has made durable.
+#[derive(Default)]
+struct MemoryFile {
+    seen: Vec<u8>,
+    durable: usize,
+    fail: bool,
+    writes_failed: u64,
+    writes_lost: u64,
+}
+
+impl MemoryFile {
+    /// Some number up to `max`, the same in every run of the same input.
+    fn any(&self, max: usize) -> usize {
+        let n = (self.writes_failed << 32) + (self.writes_lost << 16) + self.seen.len() as u64;
+        Rng::new(n).below(max as u64 + 1) as usize
+    }
+
+    fn write(&mut self, at: usize, new: &[u8]) -> Result<()> {
+        assert!(at <= self.durable, "a sink leaves a gap");
+        let known = new.len().min(self.durable - at);
+        assert_eq!(&self.seen[at..at + known], &new[..known], "a sink's bytes changed");
+        let new = &new[known..];
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.seen.truncate(self.durable);
+        if std::mem::take(&mut self.fail) {
+            self.writes_failed += 1;
+            let part = self.any(new.len());
+            self.seen.extend_from_slice(&new[..part]);
+            return Err(Error::new(Code::Io, "the sink's disk has failed a write"));
+        }
+        self.seen.extend_from_slice(new);
+        self.durable = self.seen.len();
+        Ok(())
+    }
+
+    fn power_cut(&mut self) {
+        let loose = self.seen.len() - self.durable;
+        if loose > 0 {
+            self.writes_lost += 1;
+            let (kept, whole) =
+                (self.durable + self.any(loose), self.durable + self.any(loose / 2));
+            self.seen.truncate(kept);
+            self.seen.iter_mut().skip(whole).for_each(|byte| *byte = 0);
+        }
+    }
 }
 
 impl Sink for Shared<MemorySink> {
@@ -406,12 +468,7 @@ impl SinkWriter for MemoryWriter {
     }
 
     fn write(&mut self, prepared: &Prepared) -> Result<()> {
-        let mut bytes = lock(&self.sink.bytes);
-        let there = bytes.get(self.at..).unwrap_or_default();
-        let known = there.len().min(prepared.bytes.len());
-        assert_eq!(&there[..known], &prepared.bytes[..known], "a sink's bytes changed");
-        bytes.truncate(self.at);
-        bytes.extend_from_slice(&prepared.bytes);
+        lock(&self.sink.file).write(self.at, &prepared.bytes)?;
         self.at += prepared.bytes.len();
         Ok(())
     }

@@ -144,3 +144,14 @@ fn a_file_of_json_is_judged_by_its_first_row_with_care() {
     let other = check(r#"{"something":"else"}"#).unwrap_err().to_string();
     assert!(other.contains("has no field `key`"), "{other}");
 }
+
+#[test]
+fn windows_leave_no_gaps() {
+    let window = Window::hop("at", Duration::from_secs(60), Duration::from_secs(90));
+    let flow = rows().event_time("at", Duration::ZERO).key_by("key");
+    says(
+        flow.window("counts", window, [Aggregate::count("rows")]),
+        "window `counts` starts every 90000 ms and is 60000 ms long: rows between two windows would \
+         be in none\n  = make the slide no longer than the window",
+    );
+}

@@ -257,3 +257,15 @@ fn a_side_output_goes_its_own_way() {
         assert_eq!(said(t), [("added".into(), 1)]);
     });
 }
+
+#[test]
+fn a_key_that_is_too_long_costs_its_row() {
+    let long = "k".repeat(70_000);
+    order(&[("a", "add", 1), (&long, "add", 1), ("b", "add", 1)], |t| {
+        assert_eq!(t.state::<Doer>("a").sum + t.state::<Doer>("b").sum, 2);
+        let letters = t.dead_letters();
+        assert_eq!(letters.len(), 1);
+        assert_eq!((letters[0].place, letters[0].trigger), (2, Trigger::Record));
+        assert!(letters[0].error.contains("the limit is 1024"), "{}", letters[0].error);
+    });
+}

@@ -2,7 +2,8 @@
 //!
 //! `cargo test -p millstream --test simulation` runs ten fixed seeds and a fresh one;
 //! `MILLSTREAM_SEEDS=1000 cargo test --release -p millstream --test simulation -- long --ignored`
-//! runs as many as you like. A failure prints its seed; `MILLSTREAM_SEED=n` runs that one alone.
+//! runs as many as you like. Each run prints its seed before it begins, and what it has met after;
+//! `MILLSTREAM_SEED=n` runs one seed alone.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -14,33 +15,53 @@ mod oracle;
 mod run;
 
 use millstream::runtime::sim::Coverage;
-use run::run;
+use run::{Ran, run, run_to_the_first_failure};
 
-fn seeds() -> Vec<u64> {
-    match std::env::var("MILLSTREAM_SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..10).chain([std::process::id() as u64 * 7919]).collect(),
-    }
+fn runs(seeds: impl IntoIterator<Item = u64>) -> Vec<Ran> {
+    let run = |seed| {
+        println!("seed {seed}");
+        run(seed)
+    };
+    seeds.into_iter().map(run).collect()
 }
 
 #[test]
 fn random_flows_equal_the_oracle() {
-    let mut all = Vec::new();
-    for seed in seeds() {
-        println!("seed {seed}");
-        all.push(run(seed));
+    if let Ok(seed) = std::env::var("MILLSTREAM_SEED") {
+        runs([seed.parse().unwrap()]);
+        return;
     }
-    if all.len() > 1 {
-        check_coverage(&all);
+    // The fresh seed may find something new; what is met must not depend on it.
+    check_coverage(&runs(0..10));
+    runs([u64::from(std::process::id()) * 7919]);
+}
+
+#[test]
+fn a_flow_that_stops_at_a_failure_has_done_what_was_before_it() {
+    let stopped = (0..8).filter(|seed| run_to_the_first_failure(*seed)).count();
+    println!("{stopped} of 8 have stopped");
+    assert!(stopped > 0);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..3 {
+        let (once, again) = (run(seed), run(seed));
+        assert_eq!(once.trace, again.trace, "seed {seed}");
+        assert_eq!(once, again, "seed {seed}");
     }
+    assert_ne!(run(0).trace, run(1).trace);
 }
 
 /// A fault, and how often a run has met it.
 type Met = (&'static str, fn(&Coverage) -> u64);
 
-/// A run that has met none of a fault proves nothing about it.
-fn check_coverage(all: &[Coverage]) {
-    let met: [Met; 16] = [
+/// A run that has met none of a fault, or not drawn a feature, proves nothing about it.
+fn check_coverage(all: &[Ran]) {
+    for drawn in [|r: &Ran| r.plan.expires, |r: &Ran| r.plan.connects] {
+        assert!(all.iter().any(drawn) && !all.iter().all(drawn), "a feature was never drawn");
+    }
+    let met: [Met; 18] = [
         ("fence", |c| c.engine.fence),
         ("unknown commit", |c| c.engine.unknown),
         ("retry", |c| c.engine.retry),
@@ -57,9 +78,11 @@ fn check_coverage(all: &[Coverage]) {
         ("crash", |c| c.crashes),
         ("crash in compaction", |c| c.compactions_cut),
         ("watchdog", |c| c.watchdog),
+        ("failed write to a sink", |c| c.writes_failed),
+        ("lost write to a sink", |c| c.writes_lost),
     ];
     for (name, count) in met {
-        let total: u64 = all.iter().map(count).sum();
+        let total: u64 = all.iter().map(|r| count(&r.coverage)).sum();
         println!("{name}: {total}");
         assert!(total > 0, "no run has met: {name}");
     }
@@ -69,8 +92,5 @@ fn check_coverage(all: &[Coverage]) {
 #[ignore = "as long as you like"]
 fn long() {
     let n: u64 = std::env::var("MILLSTREAM_SEEDS").map_or(200, |n| n.parse().unwrap());
-    for seed in 1000..1000 + n {
-        println!("seed {seed}");
-        run(seed);
-    }
+    check_coverage(&runs(1000..1000 + n));
 }

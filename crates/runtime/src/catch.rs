@@ -15,7 +15,7 @@ use std::{
     sync::{LazyLock, Mutex, Once, PoisonError},
 };
 
-use millstream_core::operator::Failure;
+use millstream_core::{Code, Error, operator::Failure};
 
 /// How many panicking places are remembered with their backtrace.
 pub const PLACES_MAX: usize = 1000;
@@ -46,6 +46,28 @@ pub fn catch(f: &mut dyn FnMut() -> Result<(), Failure>) -> Result<(), Failure> 
     result.unwrap_or_else(|_| {
         Err(CAUGHT.take().unwrap_or_else(|| Failure::new("panic without a message")))
     })
+}
+
+/// Runs a connector's code; a panic in it is an error, which its task's supervisor sees.
+///
+/// # Errors
+/// What `f` returns, or [`Code::Failed`] after a panic.
+pub fn guard<T>(
+    what: &str,
+    f: impl FnOnce() -> millstream_core::Result<T>,
+) -> millstream_core::Result<T> {
+    let (mut f, mut result) = (Some(f), None);
+    let caught = catch(&mut || {
+        result = f.take().map(|f| f());
+        Ok(())
+    });
+    match (caught, result) {
+        (Ok(()), Some(result)) => result,
+        (caught, _) => {
+            let failure = caught.err().unwrap_or_default();
+            Err(Error::new(Code::Failed, format!("{what}: {failure}")).help(failure.backtrace))
+        }
+    }
 }
 
 fn install_hook() {

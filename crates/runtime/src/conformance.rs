@@ -491,6 +491,7 @@ fn the_ledger_balances(subject: &mut dyn Subject) {
         (0..2).map(|p| open(subject, &task(&format!("f/read/{p}"), &[(a, p)]))).collect();
     let mut writer = open(subject, &task("f/write/0", &[]));
     let id = writer.task();
+    let mut written = Progress::default();
     for n in 1..=6 {
         let mut t = turn(
             n,
@@ -499,8 +500,11 @@ fn the_ledger_balances(subject: &mut dyn Subject) {
         );
         t.progress.counters.source =
             Some(SourceCounters { units: 4 * n, rows: 3 * n, undecodable: n, skipped: 0 });
+        t.progress.counters.sent.insert(a, 3 * n);
+        written = t.progress.clone();
         committed(&mut *writer, t);
     }
+    let mut read = Progress::default();
     for (p, reader) in readers.iter_mut().enumerate() {
         let rows = if p == 0 { 8 } else { 4 };
         let mut t = turn(1, vec![], Delta::default());
@@ -508,8 +512,11 @@ fn the_ledger_balances(subject: &mut dyn Subject) {
         let counted =
             OperatorCounters { read: rows, processed: rows - 1, late: 1, ..Default::default() };
         t.progress.counters.operators.insert("count".into(), counted);
+        read = t.progress.clone();
         committed(&mut **reader, t);
     }
+    // From outside of any task, and not the task's to count.
+    subject.engine().append(a, 0, frame(TaskId(0), 1, &[4])).unwrap();
     subject.settle();
     for _ in 0..2 {
         let ledger = subject.engine().ledger();
@@ -517,15 +524,52 @@ fn the_ledger_balances(subject: &mut dyn Subject) {
         assert_eq!(ledger.sources["f/write"].units, 24);
         assert_eq!(ledger.operators["f/read/count"].read, 12);
         let line = ledger.streams.iter().find(|l| l.stream == "f/a/0").unwrap();
-        assert_eq!((line.appended, line.read, line.backlog, line.expired), (12, 8, 4, 0));
+        assert_eq!((line.appended, line.read, line.backlog, line.expired), (13, 8, 5, 0));
+        let line = ledger.edges.iter().find(|l| l.stream == "f/a").unwrap();
+        assert_eq!((line.sent, line.outside, line.appended), (18, 1, 19));
         subject.restart();
     }
-    // A consumer that miscounts is noticed.
-    let mut reader = open(subject, &task("f/read/0", &[(a, 0)]));
-    let mut t = turn(2, vec![], Delta::default());
-    t.progress.inputs = vec![read_up_to(5, 9)];
-    committed(&mut *reader, t);
-    assert_eq!(subject.engine().ledger().violations().len(), 1);
+    // One row lost in each place in turn: its law notices, and no other does.
+    let mut writer = open(subject, &task("f/write/0", &[]));
+    let mut reader = open(subject, &task("f/read/1", &[(a, 1)]));
+    type Lose = fn(&mut Progress, StreamId);
+    let lost_by_writer: [(Lose, &str); 3] = [
+        (
+            |p, _| p.counters.source.as_mut().unwrap().rows -= 1,
+            "source f/write: 24 units seen, 23 accounted for",
+        ),
+        (
+            |p, a| *p.counters.sent.get_mut(&a).unwrap() += 1,
+            "stream f/a: 19 rows sent + 1 from outside, 19 appended",
+        ),
+        (
+            |p, a| *p.counters.sent.get_mut(&a).unwrap() -= 1,
+            "stream f/a: 17 rows sent + 1 from outside, 19 appended",
+        ),
+    ];
+    let lost_by_reader: [(Lose, &str); 2] = [
+        (
+            |p, _| p.counters.operators.get_mut("count").unwrap().processed -= 1,
+            "operator f/read/count: 12 rows read, 11 accounted for",
+        ),
+        (
+            |p, _| p.inputs[0].rows -= 1,
+            "stream f/a/1 -> f/read/1: 6 rows appended, 3 read + 2 waiting + 0 expired",
+        ),
+    ];
+    let mut number = 100;
+    let mut check = |lease: &mut dyn Lease, good: &Progress, lose: Lose, law: &str| {
+        let mut bad = good.clone();
+        lose(&mut bad, a);
+        for (progress, expected) in [(&bad, vec![law.to_string()]), (good, Vec::new())] {
+            number += 1;
+            let progress = Progress { turn: number, ..progress.clone() };
+            committed(lease, Turn { progress, ..Turn::default() });
+            assert_eq!(subject.engine().ledger().violations(), expected);
+        }
+    };
+    lost_by_writer.iter().for_each(|(lose, law)| check(&mut *writer, &written, *lose, law));
+    lost_by_reader.iter().for_each(|(lose, law)| check(&mut *reader, &read, *lose, law));
 }
 
 fn people_read_only_what_is_durable(subject: &mut dyn Subject) {

@@ -17,6 +17,8 @@ use millstream_core::{
     engine::Waker,
 };
 
+use crate::catch::guard;
+
 /// Chunks that may wait for their task.
 pub const INLET_CHUNKS_MAX: usize = 8;
 
@@ -87,6 +89,24 @@ impl Inlet {
             let news = at == Some(0) || state.slots.len() == INLET_CHUNKS_MAX;
             drop(state);
             if news {
+                (self.waker)();
+            }
+        }
+    }
+
+    /// Decodes what belongs into a reserved place. If that panics the source has failed, after what
+    /// lies before the place.
+    pub fn decode(&self, place: u64, decode: impl FnOnce() -> Chunk) {
+        match guard("the source's decoder", || Ok(decode())) {
+            Ok(chunk) => self.fill(place, chunk),
+            Err(error) => {
+                let mut state = self.state();
+                let before = place.saturating_sub(state.first) as usize;
+                state.slots.truncate(before);
+                state.closed = true;
+                state.failed.get_or_insert(error);
+                drop(state);
+                self.space.notify_all();
                 (self.waker)();
             }
         }
@@ -202,14 +222,17 @@ impl SourceJob {
     }
 
     fn try_pull(&mut self, wait: Duration) -> Result<Pull> {
-        if self.reader.is_none() {
-            let reader = self.source.open(self.partition, self.schema.clone(), &self.position)?;
-            self.reader = Some(reader);
-        }
-        match &mut self.reader {
-            Some(reader) => reader.pull(wait),
-            None => Ok(Pull::Idle),
-        }
+        guard("the source", || {
+            let reader = match &mut self.reader {
+                Some(reader) => reader,
+                none => none.insert(self.source.open(
+                    self.partition,
+                    self.schema.clone(),
+                    &self.position,
+                )?),
+            };
+            reader.pull(wait)
+        })
     }
 }
 
@@ -226,7 +249,7 @@ pub struct WriteJob {
 impl WriteJob {
     /// Writes; what comes of it goes to the outlet.
     pub fn write(mut self) -> Written {
-        let result = self.writer.write(&self.prepared);
+        let result = guard("the sink", || self.writer.write(&self.prepared));
         Written { writer: self.writer, prepared: self.prepared, result }
     }
 }

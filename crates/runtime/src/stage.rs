@@ -172,7 +172,7 @@ impl Default for Limits {
             rows_max: 65_536,
             bytes_max: 8 << 20,
             firings_max: 16_384,
-            gather: Duration::from_millis(2),
+            gather: Duration::from_millis(5),
             watermark_every: Duration::from_millis(100),
             attempts_max: 3,
         }

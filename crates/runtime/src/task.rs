@@ -100,8 +100,8 @@ pub struct Task {
     around: Surroundings,
     probe: Arc<Probe>,
     live: Option<Live>,
-    /// A call that never returned, and the turn it was made in.
-    suspect: Option<(u64, TurnPlan)>,
+    /// The turn that calls never returned from, and which ones it goes without.
+    suspect: Option<TurnPlan>,
     stats: TaskStats,
 }
 
@@ -198,28 +198,30 @@ impl Task {
         self.stats
     }
 
-    /// Never runs call `call` of the turn that `plan` names: it did not return.
-    pub fn suspect(&mut self, call: u64, plan: TurnPlan) {
-        self.suspect = Some((call, plan));
+    /// Never runs call `call` of the turn that `plan` names: it did not return. What the plan
+    /// left out already stays out, since a turn may hold many such calls.
+    pub fn suspect(&mut self, call: u64, mut plan: TurnPlan) {
+        plan.without.push(call);
+        self.suspect = Some(plan);
     }
 
-    /// Up to where the next turn may read so that a suspect is met in the same turn again, and
-    /// which call of it must not be executed.
-    fn caution(&mut self, progress: &Progress) -> (Vec<Position>, Option<u64>) {
-        let Some((call, plan)) = &self.suspect else { return (Vec::new(), None) };
+    /// Up to where the next turn may read so that suspects are met in the same turn again, and
+    /// which calls of it must not be executed.
+    fn caution(&mut self, progress: &Progress) -> (Vec<Position>, Vec<u64>) {
+        let Some(plan) = &self.suspect else { return (Vec::new(), Vec::new()) };
         let at: Vec<Position> = progress.inputs.iter().map(|i| i.position).collect();
         let reached = |to: &[Position]| at.iter().zip(to).all(|(at, to)| at >= to);
         match () {
             // Turns before it were handed in but never committed: they come first.
-            _ if !reached(&plan.from) => (plan.from.clone(), None),
+            _ if !reached(&plan.from) => (plan.from.clone(), Vec::new()),
             _ if at == plan.from && (!at.is_empty() || progress.turn == plan.after) => {
-                (plan.to.clone(), Some(*call))
+                (plan.to.clone(), plan.without.clone())
             }
             // It was committed after all, or cut otherwise; if the call hangs again, it is found
             // again.
             _ => {
                 self.suspect = None;
-                (Vec::new(), None)
+                (Vec::new(), Vec::new())
             }
         }
     }
@@ -316,7 +318,12 @@ impl Task {
             )?)),
             (Front::Streams(_), None) => return Err(no_front()),
         };
-        let cautious = Caution::of(recovered.opens, &progress, self.stage.limits.rows_max);
+        // After a call that did not return it is known what to leave out, unless a cautious turn
+        // was announced: that one is what to repeat.
+        let cautious = match self.suspect.is_some() && progress.announced == 0 {
+            true => None,
+            false => Caution::of(recovered.opens, &progress, self.stage.limits.rows_max),
+        };
         self.live = Some(Live {
             chain: Chain::new((self.stage.chain)(self.partition), self.probe.clone()),
             exchange: Exchange::new(&self.stage, self.partition, Time::MIN),
@@ -370,7 +377,7 @@ impl Task {
     /// Takes in, runs and commits one turn, if there is anything to do.
     fn turn(&mut self, live: &mut Live, clock: Time) -> Result<Did> {
         let suspected = self.suspect.is_some();
-        let (until, suspect) = self.caution(&live.progress);
+        let (until, mut suspects) = self.caution(&live.progress);
         // Without a turn to repeat, firings that were cut short come first, as after any opening.
         live.more |= suspected && self.suspect.is_none();
         let intake = match live.held.take() {
@@ -387,7 +394,7 @@ impl Task {
         let every = self.stage.limits.watermark_every;
         let owed = live.exchange.owes_watermark(live.fired, live.status, every);
         let owes = owed.is_some_and(|t| t <= clock) && !live.more;
-        if !(consumed || due || moved || owes || live.more || suspect.is_some()) {
+        if !(consumed || due || moved || owes || live.more || !suspects.is_empty()) {
             return Ok(live.idle(owed));
         }
         if let Some(caution) = live.cautious.filter(|_| live.announced.is_none()) {
@@ -401,18 +408,24 @@ impl Task {
             }
         }
         let positions = |p: &Progress| p.inputs.iter().map(|i| i.position).collect();
+        let repeated = !suspects.is_empty();
+        let beyond = live.progress.attempts.saturating_sub(self.stage.limits.attempts_max);
+        if live.cautious.is_some() && beyond > 0 {
+            suspects = vec![u64::from(caution::suspect(beyond))];
+        }
         self.probe.set_plan(TurnPlan {
             after: live.progress.turn,
             from: positions(&live.progress),
             to: positions(&intake.next),
+            without: suspects.clone(),
         });
-        let produced = self.run(live, &intake, suspect, clock)?;
+        let produced = self.run(live, &intake, &suspects, clock)?;
         if live.more && !(consumed || due || moved || owes) && produced.is_empty() {
             live.more = produced.more; // nothing was left to fire
             live.fired = live.progress.watermark;
             return Ok(Did::Worked);
         }
-        if suspect.is_some() {
+        if repeated {
             self.suspect = None;
         }
         self.commit(live, intake, produced, clock)
@@ -478,14 +491,9 @@ impl Task {
         &mut self,
         live: &mut Live,
         intake: &Intake,
-        suspect: Option<u64>,
+        suspects: &[u64],
         clock: Time,
     ) -> Result<Produced> {
-        let beyond = live.progress.attempts.saturating_sub(self.stage.limits.attempts_max);
-        let suspect = match live.cautious.is_some() && beyond > 0 {
-            true => Some(u64::from(caution::suspect(beyond))),
-            false => suspect,
-        };
         let setting = Setting {
             clock,
             before: live.progress.watermark,
@@ -494,9 +502,9 @@ impl Task {
                 .cautious
                 .map_or(usize::MAX, |c| c.step)
                 .min(self.stage.limits.firings_max),
-            suspect,
+            suspects,
         };
-        if live.careful == 0 && suspect.is_none() {
+        if live.careful == 0 && suspects.is_empty() {
             if let Ok(produced) = live.chain.run(&intake.steps, &setting, Mode::Optimistic) {
                 return Ok(produced);
             }
@@ -558,8 +566,9 @@ impl Task {
             status: live.status,
         };
         let mut outputs = Vec::new();
-        live.exchange.rows(produced.rows, stamp, &mut outputs)?;
-        live.exchange.mail(produced.mail, stamp, &mut outputs)?;
+        let sent = &mut next.counters.sent;
+        live.exchange.rows(produced.rows, stamp, &mut outputs, sent)?;
+        live.exchange.mail(produced.mail, stamp, &mut outputs, sent)?;
         let mut letters = self.address(intake.letters, produced.letters, clock);
         if mutant::is(Mutant::DropFrame) && stamp.turn % 16 == 3 {
             outputs.pop();
@@ -568,7 +577,7 @@ impl Task {
             letters.pop();
         }
         self.stats.letters += letters.len() as u64;
-        live.exchange.letters(&letters, stamp, &mut outputs)?;
+        live.exchange.letters(letters, stamp, &mut outputs, sent)?;
         if !produced.more {
             live.exchange.watermarks(
                 stamp,

@@ -84,7 +84,7 @@ impl ThreadConnectors {
                 loop {
                     let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((decode, inlet, place)) = job else { return };
-                    inlet.fill(place, decode());
+                    inlet.decode(place, decode);
                 }
             })?;
         }

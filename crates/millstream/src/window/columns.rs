@@ -17,6 +17,10 @@ use millstream_core::{
 use super::aggregate::{Aggregate, Kind};
 use crate::process::Result;
 
+/// How far from 1970 an event time in a window may lie, ms (36 million years): so that no sum of
+/// times overflows.
+const TIME_MS_MAX: u64 = 1 << 60;
+
 /// Whether a column can be aggregated.
 pub(crate) fn is_number(data_type: &DataType) -> bool {
     data_type.is_numeric()
@@ -59,6 +63,10 @@ impl Input<'_> {
     pub fn time(&self, row: usize) -> Result<i64> {
         match self.valid_times {
             Some(valid) if valid.is_null(row) => Err(Failure::new("event time is null")),
+            _ if self.times[row].unsigned_abs() > TIME_MS_MAX => Err(Failure::new(format!(
+                "event time {} lies further from 1970 than windows reach",
+                self.times[row]
+            ))),
             _ => Ok(self.times[row]),
         }
     }

@@ -16,7 +16,7 @@ use millstream_core::{
 use millstream_runtime::table::{EntryId, Table, Value};
 
 use super::columns::{Closed, Columns, Input, Sums};
-use crate::process::Result;
+use crate::{process::Result, rows::reject_long_key};
 
 /// The operator for windows of fixed size.
 pub(crate) struct Panes {
@@ -58,6 +58,9 @@ impl Panes {
         let mut late = Vec::new();
         for row in 0..rows.len() {
             let stamp = rows.stamp(row).ms();
+            if reject_long_key(input.keys.get(row), rows, row, false, scope)? {
+                continue;
+            }
             let added = match scope.mode {
                 Mode::Optimistic => {
                     scope.enter()?;

@@ -9,13 +9,14 @@ use millstream_core::{
     Batch, Origin, Time,
     key::hash,
     letter::{Trigger, row_payload},
+    mutant::{self, Mutant},
     operator::{Advance, Failure, Mode, Outcome, Scope, Unit},
     table::StateTable,
 };
 use millstream_runtime::table::{EntryId, Table, Value};
 
 use super::columns::{Closed, Columns, Input, Sums, read_sums};
-use crate::process::Result;
+use crate::{process::Result, rows::reject_long_key};
 
 #[derive(Clone, Debug)]
 struct Session {
@@ -89,6 +90,9 @@ impl Sessions {
         let input = self.columns.read(rows.rows())?;
         let mut late = Vec::new();
         for row in 0..rows.len() {
+            if reject_long_key(input.keys.get(row), rows, row, false, scope)? {
+                continue;
+            }
             let stamp = rows.stamp(row).ms();
             if input.time(row).is_ok_and(|t| t.saturating_add(self.gap) <= stamp) {
                 late.push(row as u32);
@@ -113,6 +117,9 @@ impl Sessions {
                     scope.out.counters.dead += 1;
                 }
             }
+        }
+        if mutant::is(Mutant::SwallowLate) {
+            late.pop();
         }
         if !late.is_empty() {
             scope.out.counters.late += late.len() as u64;

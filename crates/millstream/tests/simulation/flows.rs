@@ -4,6 +4,9 @@ use millstream::{prelude::*, runtime::stage::Limits};
 
 /// One value in so many makes a handler hang.
 pub const HANG: i64 = 1511;
+/// Processing time until a timer rings, and until an idle process ends. A run takes minutes.
+pub const RINGS_AFTER: Duration = Duration::from_secs(20 * 3600);
+pub const EXPIRES_AFTER: Duration = Duration::from_secs(60 * 3600);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
@@ -45,6 +48,9 @@ impl Process for Account {
         if v % 13 == 0 {
             ctx.cancel_timer("t");
         }
+        if v % 29 == 0 {
+            ctx.set_timer("clock", At::Processing(ctx.now() + RINGS_AFTER));
+        }
         if v % 17 == 0 {
             let message = Transfer { to: v % 5, amount: v, hops: v % 4 };
             ctx.send::<Total>(&Key::text(&format!("total-{}", v % 5)), &message)?;
@@ -68,9 +74,14 @@ impl Process for Account {
     }
 
     fn on_timer(&mut self, name: &str, ctx: &mut Context<Self>) -> Result<()> {
-        self.n += 1000;
+        self.n += if name == "clock" { 1_000_000 } else { 1000 };
         ctx.emit(self.out(ctx, name));
         assert!(self.sum % 5 != 3, "injected in on_timer");
+        Ok(())
+    }
+
+    fn terminate(&mut self, ctx: &mut Context<Self>) -> Result<()> {
+        ctx.emit(self.out(ctx, "end"));
         Ok(())
     }
 }
@@ -120,7 +131,7 @@ impl Process for Total {
 }
 
 /// What a seed draws.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub partitions: u32,
     pub delay_ms: i64,
@@ -128,6 +139,12 @@ pub struct Plan {
     pub shape: Shape,
     pub size_ms: i64,
     pub slide_ms: i64,
+    /// Processes end when they are idle.
+    pub expires: bool,
+    /// A second source meets the first before the windows.
+    pub connects: bool,
+    /// The first failure of an account stops the flow.
+    pub stops: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -167,14 +184,20 @@ impl Plan {
         };
         // This world ends so often that three attempts would blame the innocent.
         let limits = Limits { attempts_max: 1000, ..Limits::default() };
-        Flow::new("sim")
+        let accounts = ProcessOptions {
+            on_error: if self.stops { OnError::Stop } else { OnError::DeadLetter },
+            idle_expiry: self.expires.then_some(EXPIRES_AFTER),
+            ..ProcessOptions::default()
+        };
+        let flow = Flow::new("sim")
             .limits(limits)
             .partitions(self.partitions)
             .source("rows", JsonLinesFile::open("in.jsonl"))
             .event_time("ts", ms(self.delay_ms))
+            .idle_after(EXPIRES_AFTER)
             .filter("wanted", move |r: &Row| r.v % modulus != 0)
             .key_by("key")
-            .process::<Account>("account", OnError::DeadLetter)
+            .process::<Account>("account", accounts)
             .side_output::<Side>("side")
             .sink("out", JsonLinesFile::create("out.jsonl"))
             .from_side("account", "side")
@@ -183,8 +206,19 @@ impl Plan {
             .flat_map("twice", |r: Row| {
                 let again = (r.v % 3 == 0).then(|| Row { v: -r.v, ..r.clone() });
                 std::iter::once(r).chain(again)
-            })
-            .key_by("key")
+            });
+        let flow = match self.connects {
+            true => flow
+                .source("more", JsonLinesFile::open("more.jsonl"))
+                .event_time("ts", ms(self.delay_ms / 2))
+                // A source that no longer holds back time would let windows close before its rows.
+                .idle_after(EXPIRES_AFTER)
+                .map("as_they_are", |r: Row| r)
+                .from("twice")
+                .connect("as_they_are"),
+            false => flow,
+        };
+        flow.key_by("key")
             .window(
                 "windows",
                 window,

@@ -18,57 +18,72 @@ pub struct Expected {
     pub panes: Vec<Pane>,
     pub late: Vec<(String, i64, i64)>,
     pub filtered: u64,
-    pub dead_rows: u64,
-    pub dead_timers: u64,
-    pub dead_window_rows: u64,
-    pub dead_firings: u64,
+    /// What was set aside: operator, trigger, line of the source (0 if none), key.
+    pub letters: Vec<(String, String, u64, String)>,
 }
 
 struct Cell {
     state: Account,
     timer: Option<i64>,
+    rings: bool,
 }
 
 impl Expected {
-    pub fn of(plan: &Plan, rows: &[Row]) -> Expected {
+    /// Of `rows`, and of `more` where the flow has a second source.
+    pub fn of(plan: &Plan, rows: &[Row], more: &[Row]) -> Expected {
         let mut e = Expected::default();
         let mut cells: HashMap<String, Cell> = HashMap::new();
         let mut windows = Windows { plan, open: HashMap::new() };
-        let mut seen: Option<i64> = None;
-        for row in rows {
-            let stamp = seen.map_or(i64::MIN, |s| s - plan.delay_ms);
-            seen = Some(seen.map_or(row.ts, |s| s.max(row.ts)));
+        for ((row, stamp), line) in stamped(rows, plan.delay_ms).zip(1..) {
             if row.v % plan.modulus == 0 {
                 e.filtered += 1;
                 continue;
             }
-            e.account(&mut cells, row, stamp);
+            e.account(&mut cells, row, line, stamp);
             let again = (row.v % 3 == 0).then(|| Row { v: -row.v, ..row.clone() });
             for row in std::iter::once(row.clone()).chain(again) {
-                windows.add(&mut e, &row, stamp);
+                windows.add(&mut e, &row, line, stamp);
             }
+        }
+        for ((row, stamp), line) in stamped(more, plan.delay_ms / 2).zip(1..) {
+            windows.add(&mut e, row, line, stamp);
         }
         for key in cells.keys().cloned().collect::<Vec<_>>() {
             e.fire(&mut cells, &key, i64::MAX);
+            // The clock goes on when all else is done.
+            e.ring(&mut cells, &key);
         }
         e.accounts.extend(cells.into_iter().map(|(k, c)| (k, c.state)));
+        if plan.expires {
+            for (key, state) in std::mem::take(&mut e.accounts) {
+                e.out(&key, "end", state.n, state.sum);
+            }
+        }
         windows.end(&mut e);
         e.panes.sort();
         e.sides.sort();
         e.late.sort();
+        e.letters.sort();
         e
     }
 
-    fn account(&mut self, cells: &mut HashMap<String, Cell>, row: &Row, stamp: i64) {
+    fn dead(&mut self, operator: &str, trigger: &str, line: u64, key: &str) {
+        self.letters.push((operator.into(), trigger.into(), line, key.into()));
+    }
+
+    fn account(&mut self, cells: &mut HashMap<String, Cell>, row: &Row, line: u64, stamp: i64) {
         self.fire(cells, &row.key, stamp);
         let v = row.v;
         let poison = matches!(v % 97, 1 | 2) || v % HANG == 7;
         if poison || (row.key == "cursed" && !cells.contains_key(&row.key)) {
-            self.dead_rows += 1;
+            self.dead("account", "record", line, &row.key);
             return;
         }
-        let cell =
-            cells.entry(row.key.clone()).or_insert(Cell { state: Account::default(), timer: None });
+        let cell = cells.entry(row.key.clone()).or_insert(Cell {
+            state: Account::default(),
+            timer: None,
+            rings: false,
+        });
         cell.state.n += 1;
         cell.state.sum += v;
         if v % 11 == 0 {
@@ -77,6 +92,7 @@ impl Expected {
         if v % 13 == 0 {
             cell.timer = None;
         }
+        cell.rings |= v % 29 == 0;
         let (n, sum) = (cell.state.n, cell.state.sum);
         if v % 17 == 0 {
             self.transfer(v % 5, v, v % 4);
@@ -89,6 +105,7 @@ impl Expected {
         }
         if v % 19 == 0 {
             cells.remove(&row.key);
+            self.out(&row.key, "end", n, sum);
         }
     }
 
@@ -102,12 +119,23 @@ impl Expected {
         let Some(_) = cell.timer.filter(|due| *due <= watermark) else { return };
         cell.timer = None;
         if cell.state.sum % 5 == 3 {
-            self.dead_timers += 1;
+            self.dead("account", "timer", 0, key);
             return;
         }
         cell.state.n += 1000;
         let (n, sum) = (cell.state.n, cell.state.sum);
         self.out(key, "t", n, sum);
+    }
+
+    fn ring(&mut self, cells: &mut HashMap<String, Cell>, key: &str) {
+        let Some(cell) = cells.get_mut(key).filter(|c| c.rings) else { return };
+        if cell.state.sum % 5 == 3 {
+            self.dead("account", "timer", 0, key);
+            return;
+        }
+        cell.state.n += 1_000_000;
+        let (n, sum) = (cell.state.n, cell.state.sum);
+        self.out(key, "clock", n, sum);
     }
 
     fn transfer(&mut self, mut to: i64, amount: i64, hops: i64) {
@@ -123,6 +151,16 @@ impl Expected {
     }
 }
 
+/// Each row with the watermark that preceded it at its source.
+fn stamped(rows: &[Row], delay_ms: i64) -> impl Iterator<Item = (&Row, i64)> {
+    let mut seen: Option<i64> = None;
+    rows.iter().map(move |row| {
+        let stamp = seen.map_or(i64::MIN, |s| s - delay_ms);
+        seen = Some(seen.map_or(row.ts, |s| s.max(row.ts)));
+        (row, stamp)
+    })
+}
+
 #[derive(Clone)]
 struct Pot {
     first: i64,
@@ -136,13 +174,13 @@ struct Windows<'a> {
 }
 
 impl Windows<'_> {
-    fn add(&mut self, e: &mut Expected, row: &Row, stamp: i64) {
+    fn add(&mut self, e: &mut Expected, row: &Row, line: u64, stamp: i64) {
         if row.v % 101 == 5 {
             // The aggregate fails unless the row is late for everything.
             if self.is_late(row, stamp) {
                 e.late.push((row.key.clone(), row.ts, row.v));
             } else {
-                e.dead_window_rows += 1;
+                e.dead("windows", "record", line, &row.key);
             }
             return;
         }
@@ -225,7 +263,7 @@ impl Windows<'_> {
     fn close(&self, e: &mut Expected, key: &str, start: i64, end: i64, values: &[i64]) {
         let n = values.len() as i64;
         if n % 31 == 30 {
-            e.dead_firings += 1;
+            e.dead("windows", "firing", 0, key);
             return;
         }
         let (min, max) = (values.iter().min().unwrap(), values.iter().max().unwrap());

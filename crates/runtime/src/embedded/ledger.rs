@@ -2,11 +2,14 @@
 
 use millstream_core::{
     engine::{Backlog, StreamInfo},
-    ledger::{Ledger, StreamLine},
+    ledger::{EdgeLine, Ledger, Sent, StreamLine},
     turn::{InputProgress, Position, StreamId},
 };
 
-use super::state::{State, Task};
+use super::{
+    state::{State, Task},
+    stream::Partition,
+};
 
 /// `flow/stage` of a task called `flow/stage/partition`.
 fn stage(task: &str) -> &str {
@@ -19,6 +22,7 @@ fn progress(task: &Task, input: usize) -> InputProgress {
 
 pub(super) fn ledger(state: &State) -> Ledger {
     let mut ledger = Ledger::default();
+    let mut sent = Sent::new();
     for task in &state.tasks {
         let stage = stage(&task.name);
         if let Some(source) = &task.progress.counters.source {
@@ -26,6 +30,9 @@ pub(super) fn ledger(state: &State) -> Ledger {
         }
         for (operator, counters) in &task.progress.counters.operators {
             ledger.operators.entry(format!("{stage}/{operator}")).or_default().add(counters);
+        }
+        for (stream, rows) in &task.progress.counters.sent {
+            *sent.entry(*stream).or_default() += rows;
         }
         for (at, input) in task.inputs.iter().enumerate() {
             let Some(stream) = state.streams.get(input.stream.0 as usize) else { continue };
@@ -42,7 +49,22 @@ pub(super) fn ledger(state: &State) -> Ledger {
             });
         }
     }
+    ledger.edges = edges(state, &sent);
     ledger
+}
+
+fn edges(state: &State, sent: &Sent) -> Vec<EdgeLine> {
+    let line = |(id, sent): (&StreamId, &u64)| {
+        let stream = state.streams.get(id.0 as usize)?;
+        let sum = |rows: fn(&Partition) -> u64| stream.partitions.iter().map(rows).sum();
+        Some(EdgeLine {
+            stream: stream.spec.name.clone(),
+            sent: *sent,
+            outside: sum(|p| p.outside_rows),
+            appended: sum(|p| p.appended_rows),
+        })
+    };
+    sent.iter().filter_map(line).collect()
 }
 
 pub(super) fn streams(state: &State) -> Vec<StreamInfo> {

@@ -279,7 +279,7 @@ impl Shared {
             }
             let seq = inner.sequence();
             inner.consumers(stream, part, &mut wakes);
-            let number = inner.state.append(seq, stream, part, arrival_of(&frame));
+            let number = inner.state.append_from_outside(seq, stream, part, arrival_of(&frame));
             record.seq = seq;
             record.numbers = vec![number];
             let item = super::record::frame_item(&output, seq, number);

@@ -53,6 +53,8 @@ pub(super) struct PartitionSnap {
     pub base_row: u64,
     pub base_byte: u64,
     pub appended_rows: u64,
+    #[serde(default)]
+    pub outside_rows: u64,
     pub expired_rows: u64,
 }
 

@@ -198,6 +198,14 @@ impl State {
         }
     }
 
+    /// As [`State::append`], for a frame that comes from no task.
+    pub fn append_from_outside(&mut self, seq: u64, stream: u32, part: u32, new: Arrival) -> u64 {
+        if let Some(part) = partition(&mut self.streams, stream, part) {
+            part.outside_rows += u64::from(new.rows);
+        }
+        self.append(seq, stream, part, new)
+    }
+
     /// Drops what no consumer of a partition may still read.
     fn trim(&mut self, input: InputSpec) {
         let State { streams, tasks, space, .. } = self;
@@ -270,7 +278,8 @@ impl State {
             Meta::Turn(meta) => self.replay_turn(meta, seq)?,
             Meta::Append(output) => {
                 self.check_outputs(&[output])?;
-                vec![self.append(seq, output.stream, output.partition, arrival(&output))]
+                let arrival = arrival(&output);
+                vec![self.append_from_outside(seq, output.stream, output.partition, arrival)]
             }
             Meta::Manifest(meta) => {
                 self.apply_manifest(meta);

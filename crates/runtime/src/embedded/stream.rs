@@ -3,7 +3,8 @@
 //! *Invariants*
 //! - A partition's frames are contiguous: `first`, `first + 1`, up to `next`.
 //! - `appended_rows` is counted when a turn is applied; `row_end` of a frame is summed over the
-//!   frames that are really there. The stream law compares the two.
+//!   frames that are really there. The stream law compares the two; the edge law compares
+//!   `appended_rows` with what the producers say.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -60,6 +61,8 @@ pub(super) struct Partition {
     pub base_row: u64,
     pub base_byte: u64,
     pub appended_rows: u64,
+    /// Those of them that no task has sent.
+    pub outside_rows: u64,
     pub expired_rows: u64,
     /// The tasks that read it, and as which of their inputs.
     pub consumers: Vec<(u32, usize)>,
@@ -120,6 +123,7 @@ impl Partition {
             base_row: snap.base_row,
             base_byte: snap.base_byte,
             appended_rows: snap.appended_rows,
+            outside_rows: snap.outside_rows,
             expired_rows: snap.expired_rows,
             ..Partition::default()
         }
@@ -132,6 +136,7 @@ impl Partition {
             base_row: self.base_row,
             base_byte: self.base_byte,
             appended_rows: self.appended_rows,
+            outside_rows: self.outside_rows,
             expired_rows: self.expired_rows,
         }
     }

@@ -69,7 +69,7 @@ fn pull(job: &mut SourceJob) -> (bool, bool) {
     let Some(place) = job.inlet.reserve() else { return (false, !job.inlet.is_closed()) };
     match job.pull(Duration::ZERO) {
         Some(Pull::Chunk(decode)) => {
-            job.inlet.fill(place, decode());
+            job.inlet.decode(place, decode);
             (true, true)
         }
         other => {

@@ -62,6 +62,10 @@ pub struct Coverage {
     pub compactions_cut: u64,
     /// Handlers that never returned and were given up.
     pub watchdog: u64,
+    /// Writes to sinks that failed half-way; the test kit counts them.
+    pub writes_failed: u64,
+    /// Power losses that a sink forgot half-written bytes in; the test kit counts them.
+    pub writes_lost: u64,
 }
 
 /// A node, its disk and its time.
@@ -74,6 +78,8 @@ pub struct World {
     running: Running,
     driver: Driver,
     past: Coverage,
+    trace: u64,
+    cut: Option<u64>,
 }
 
 struct Running {
@@ -103,6 +109,8 @@ impl World {
             running,
             driver: Driver::start(),
             past: Coverage::default(),
+            trace: 0,
+            cut: None,
         })
     }
 
@@ -138,30 +146,49 @@ impl World {
 
     /// Lets something happen, by the seed. `false` if nothing could.
     pub fn step(&mut self) -> bool {
-        let moved = match self.rng.below(9) {
+        let choice = self.rng.below(9);
+        let moved = match choice {
             0 => self.running.committer.step() != embedded::Progress::Idle,
             1 => self.compact(),
             2 | 3 => self.running.connectors.step(self.rng.next_u64() as usize),
             _ => self.crank(),
         };
-        moved || self.anything()
+        let moved = moved || self.anything();
+        let now = self.now.ms() as u64;
+        for seen in [choice, u64::from(moved), now, self.disk.operations()] {
+            self.trace = (self.trace.rotate_left(5) ^ seen).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+        moved
     }
 
-    /// Compacts, and lets the power fail in the `n`-th changing operation from now.
-    pub fn cut_compaction(&mut self, n: u64) {
-        for _ in 0..200 {
-            self.running.committer.step();
-            self.running.connectors.step(self.rng.next_u64() as usize);
-            self.crank();
-        }
-        self.disk.crash_at(n);
-        self.compact();
+    /// A hash of all steps so far: who went on, whether anything moved, the clock, the disk. The
+    /// same seed gives the same trace, or a failure could not be looked at twice.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// Lets the power fail in the `n`-th changing operation of the next compaction, or in an earlier
+    /// one if it has fewer. With `None` no more.
+    pub fn cut_compaction(&mut self, n: Option<u64>) {
+        self.cut = n;
     }
 
     fn compact(&mut self) -> bool {
-        let before = self.disk.is_off();
+        let (off, before) = (self.disk.is_off(), self.disk.operations());
+        if let Some(n) = self.cut {
+            self.disk.crash_at(n);
+        }
         let moved = self.running.compactor.step() != embedded::Progress::Idle;
-        self.past.compactions_cut += u64::from(!before && self.disk.is_off());
+        if let Some(n) = self.cut.filter(|_| !off) {
+            let done = self.disk.operations() - before;
+            if self.disk.is_off() {
+                self.past.compactions_cut += 1;
+                self.cut = None;
+            } else {
+                self.disk.crash_at(u64::MAX);
+                self.cut = Some(n.min(done.max(1)));
+            }
+        }
         moved
     }
 

@@ -66,7 +66,7 @@ impl Produced {
 
 /// What a run is given beside its input.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting {
+pub struct Setting<'a> {
     /// The turn's clock.
     pub clock: Time,
     /// The task's watermark before the turn.
@@ -75,8 +75,8 @@ pub struct Setting {
     pub after: Time,
     /// How many firings the turn may hold.
     pub firings_max: usize,
-    /// A call that must not be executed.
-    pub suspect: Option<u64>,
+    /// Calls that must not be executed.
+    pub suspects: &'a [u64],
 }
 
 /// The operators of one task.
@@ -115,7 +115,7 @@ impl Chain {
     pub fn run(
         &mut self,
         steps: &[Step],
-        setting: &Setting,
+        setting: &Setting<'_>,
         mode: Mode,
     ) -> Result<Produced, Failure> {
         let mut produced = Produced::default();
@@ -146,7 +146,7 @@ impl Chain {
     fn pass(
         &mut self,
         steps: &[Step],
-        setting: &Setting,
+        setting: &Setting<'_>,
         mode: Mode,
         produced: &mut Produced,
     ) -> Result<(), Failure> {
@@ -206,7 +206,7 @@ impl Chain {
             attempt: if turn.mode == Mode::Optimistic { 1 } else { 2 },
             out: &mut self.outputs[at],
             probe: &self.probe,
-            suspect: turn.setting.suspect,
+            suspects: turn.setting.suspects,
             catch,
         };
         run(self.operators[at].as_mut(), &mut scope)
@@ -248,7 +248,7 @@ impl Chain {
 }
 
 struct Pass<'a> {
-    setting: &'a Setting,
+    setting: &'a Setting<'a>,
     mode: Mode,
     others: Time,
     watermark: Time,

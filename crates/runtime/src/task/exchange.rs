@@ -1,6 +1,11 @@
 //! Turns what a chain has produced into frames for the partitions of its streams.
+//!
+//! *Invariant:* of a turn's frames in one partition only the last one with rows moves time: a
+//! reader that stops between two of them must not see the watermark before the rows.
+//! *Limits:* [`FRAME_BYTES`] in a frame, unless one row has more; [`RUN_BYTES`] are put together at
+//! once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_select::concat::concat_batches;
@@ -8,12 +13,20 @@ use millstream_core::{
     Batch, FrameHeader, FrameKind, Result, Status, Time,
     frame::{FrameEncoder, fingerprint},
     key::{Keys, Slot},
+    ledger::Sent,
     letter::{self, Letter},
     mail::{self, Mail},
     turn::{Output, TaskId},
 };
 
 use crate::stage::{Edge, Mailbox, Route, Stage};
+
+/// Bytes of rows in a frame: what a reader takes in with one turn, and far below
+/// [`millstream_core::frame::FRAME_BYTES_MAX`].
+const FRAME_BYTES: usize = 8 << 20;
+/// Bytes of rows that are put together before they are split by partition; far below what a
+/// column's 32-bit offsets reach.
+const RUN_BYTES: usize = 64 << 20;
 
 /// What every frame of a turn says.
 #[derive(Clone, Copy, Debug)]
@@ -90,20 +103,40 @@ impl Exchange {
         rows: Vec<((usize, usize), Batch)>,
         stamp: Stamp,
         out: &mut Vec<Output>,
+        sent: &mut Sent,
     ) -> Result<()> {
         let mut by_edge: BTreeMap<(usize, usize), Vec<Batch>> = BTreeMap::new();
         for (from, batch) in rows.into_iter().filter(|(_, b)| !b.is_empty()) {
             by_edge.entry(from).or_default().push(batch);
         }
-        for state in &mut self.edges {
-            let Some(batches) = by_edge.get(&state.edge.from) else { continue };
-            let batch = concat(batches, &state.edge.schema)?;
-            for (partition, part) in split(&batch, &state.edge, self.partition)? {
-                let header = stamp.header(FrameKind::Rows, state.fingerprint);
-                let wire = part.to_wire(&state.wire)?;
-                let frame = self.encoder.encode(header, Some(&wire))?;
-                out.push(Output { stream: state.edge.stream, partition, frame });
+        let mut parts = Vec::new();
+        for (n, EdgeState { edge, .. }) in self.edges.iter().enumerate() {
+            let Some(batches) = by_edge.get(&edge.from) else { continue };
+            *sent.entry(edge.stream).or_default() +=
+                batches.iter().map(|b| b.len() as u64).sum::<u64>();
+            let batches = batches.iter().flat_map(|b| cut(b.clone(), RUN_BYTES)).collect();
+            for run in groups(batches, bytes, RUN_BYTES) {
+                let batch = concat(&run, &edge.schema)?;
+                // Mostly all of it fits into one frame, and the parts need not be looked at.
+                let fits = bytes(&batch) <= FRAME_BYTES;
+                for (partition, part) in split(&batch, edge, self.partition)? {
+                    let frames = if fits { vec![part] } else { cut(part, FRAME_BYTES) };
+                    parts.extend(frames.into_iter().map(|f| (n, edge.stream, partition, f)));
+                }
             }
+        }
+        let mut seen = BTreeSet::new();
+        let last: Vec<bool> =
+            parts.iter().rev().map(|(_, stream, part, _)| seen.insert((*stream, *part))).collect();
+        for ((n, stream, partition, part), last) in parts.into_iter().zip(last.into_iter().rev()) {
+            let stamp = match last {
+                true => stamp,
+                false => Stamp { watermark: Time::MIN, status: Status::Active, ..stamp },
+            };
+            let header = stamp.header(FrameKind::Rows, self.edges[n].fingerprint);
+            let wire = part.to_wire(&self.edges[n].wire)?;
+            let frame = self.encoder.encode(header, Some(&wire))?;
+            out.push(Output { stream, partition, frame });
         }
         Ok(())
     }
@@ -166,38 +199,84 @@ impl Exchange {
         mail: Vec<(usize, Mail)>,
         stamp: Stamp,
         out: &mut Vec<Output>,
+        sent: &mut Sent,
     ) -> Result<()> {
         let mut boxes: BTreeMap<(usize, u32), Vec<Mail>> = BTreeMap::new();
         for (n, (target, mut message)) in mail.into_iter().enumerate() {
             message.id = stamp.turn << 24 | n as u64;
+            *sent.entry(self.mailboxes[target].stream).or_default() += 1;
             let partition = Slot::of(&message.key).partition(self.mailboxes[target].partitions);
             boxes.entry((target, partition)).or_default().push(message);
         }
         for ((target, partition), mail) in boxes {
-            let header = stamp.header(FrameKind::Mail, fingerprint(&mail::SCHEMA));
-            let frame = self.encoder.encode(header, Some(&mail::to_rows(&mail)?))?;
-            out.push(Output { stream: self.mailboxes[target].stream, partition, frame });
+            let bytes = |m: &Mail| m.payload.len() + m.key.len() + m.sender.len();
+            for mail in groups(mail, bytes, FRAME_BYTES) {
+                let header = stamp.header(FrameKind::Mail, fingerprint(&mail::SCHEMA));
+                let frame = self.encoder.encode(header, Some(&mail::to_rows(&mail)?))?;
+                out.push(Output { stream: self.mailboxes[target].stream, partition, frame });
+            }
         }
         Ok(())
     }
 
-    /// One frame for dead letters.
+    /// Frames for dead letters.
     pub fn letters(
         &mut self,
-        letters: &[Letter],
+        letters: Vec<Letter>,
         stamp: Stamp,
         out: &mut Vec<Output>,
+        sent: &mut Sent,
     ) -> Result<()> {
         if letters.is_empty() {
             return Ok(());
         }
+        *sent.entry(self.dead).or_default() += letters.len() as u64;
         let wire = Batch::wire_schema(&letter::SCHEMA);
-        let header = stamp.header(FrameKind::Rows, fingerprint(&wire));
-        let rows = letter::to_batch(letters)?.to_wire(&wire)?;
-        let frame = self.encoder.encode(header, Some(&rows))?;
-        out.push(Output { stream: self.dead, partition: 0, frame });
+        let bytes = |l: &Letter| l.payload.len() + l.error.len() + l.backtrace.len();
+        for letters in groups(letters, bytes, FRAME_BYTES) {
+            let header = stamp.header(FrameKind::Rows, fingerprint(&wire));
+            let rows = letter::to_batch(&letters)?.to_wire(&wire)?;
+            let frame = self.encoder.encode(header, Some(&rows))?;
+            out.push(Output { stream: self.dead, partition: 0, frame });
+        }
         Ok(())
     }
+}
+
+/// How many bytes a batch's own rows take, whatever they share with others.
+fn bytes(batch: &Batch) -> usize {
+    let columns = batch.rows().columns().iter();
+    // An array whose size cannot be told is none that rows are made of.
+    columns.map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum()
+}
+
+/// A batch in pieces of at most `max` bytes, or one row.
+fn cut(batch: Batch, max: usize) -> Vec<Batch> {
+    if batch.len() <= 1 || bytes(&batch) <= max {
+        return vec![batch];
+    }
+    let half = batch.len() / 2;
+    let mut pieces = cut(batch.slice(0, half), max);
+    pieces.extend(cut(batch.slice(half, batch.len() - half), max));
+    pieces
+}
+
+/// Neighbours together, as long as they have at most `max` bytes; at least one in each group.
+fn groups<T>(items: Vec<T>, bytes: impl Fn(&T) -> usize, max: usize) -> Vec<Vec<T>> {
+    let mut groups: Vec<Vec<T>> = Vec::new();
+    let mut sum = 0usize;
+    for item in items {
+        let size = bytes(&item);
+        match groups.last_mut() {
+            Some(group) if sum + size <= max => group.push(item),
+            _ => {
+                sum = 0;
+                groups.push(vec![item]);
+            }
+        }
+        sum += size;
+    }
+    groups
 }
 
 fn concat(batches: &[Batch], schema: &arrow_schema::SchemaRef) -> Result<Batch> {
@@ -241,3 +320,6 @@ fn split(batch: &Batch, edge: &Edge, own: u32) -> Result<Vec<(u32, Batch)>> {
         })
         .collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,13 @@ use millstream_core::{
 use serde::{Deserialize, Serialize};
 
 use super::input::StreamInputs;
-use crate::connect::{Connectors, Outlet, WriteJob};
+use crate::{
+    catch::guard,
+    connect::{Connectors, Outlet, WriteJob},
+};
+
+/// Who is to blame for a panic in a sink.
+const SINK: &str = "the sink";
 
 /// What a sink task commits as its note.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,14 +62,14 @@ impl SinkOutput {
     ) -> Result<SinkOutput> {
         let outlet = Outlet::new(waker);
         if progress.note.is_empty() {
-            let writer = sink.open(partition, schema, &[])?;
+            let writer = guard(SINK, || sink.open(partition, schema, &[]))?;
             return Ok(SinkOutput { state: State::Ready(writer), outlet });
         }
         let note: Note = rmp_serde::from_slice(&progress.note)
             .map_err(|e| Error::corrupt(format!("sink note: {e}")))?;
-        let mut writer = sink.open(partition, schema, &note.sink)?;
+        let mut writer = guard(SINK, || sink.open(partition, schema, &note.sink))?;
         let rows = inputs.reread(lease, &note.from, &progress.inputs)?;
-        let prepared = writer.prepare(&rows)?;
+        let prepared = guard(SINK, || writer.prepare(&rows))?;
         if prepared.note != note.sink {
             return Err(Error::corrupt("a sink encoded the same rows differently after a restart"));
         }
@@ -106,7 +112,7 @@ impl SinkOutput {
                 "a sink was asked to prepare while it writes",
             ));
         };
-        let prepared = writer.prepare(rows)?;
+        let prepared = guard(SINK, || writer.prepare(rows))?;
         let note = Note {
             from: before.inputs.iter().map(|i| i.position).collect(),
             sink: prepared.note.clone(),

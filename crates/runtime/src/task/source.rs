@@ -169,9 +169,9 @@ impl SourceInput {
     }
 
     /// The first `room` rows of a chunk; the rest is kept for the next turn, with everything that
-    /// is not a row.
+    /// is not a row. All of it if the source could not give the rest again after a crash.
     fn first(&mut self, mut chunk: Chunk, room: usize) -> Chunk {
-        if chunk.rows.num_rows() <= room {
+        if chunk.rows.num_rows() <= room || !self.front.source.replays() {
             self.note.done = 0;
             return chunk;
         }
@@ -339,5 +339,70 @@ fn words(d: Duration) -> String {
         s if s > 0 && s % 3600 == 0 => format!("{} h", s / 3600),
         s if s > 0 && s % 60 == 0 => format!("{} min", s / 60),
         s => format!("{s} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{Int64Array, RecordBatch};
+    use arrow_schema::{Field, Schema, SchemaRef};
+    use millstream_core::connector::{Source, SourceReader};
+
+    use super::*;
+
+    /// A source of which only its word on replays is asked.
+    struct Once {
+        replays: bool,
+    }
+
+    impl Source for Once {
+        fn finite(&self) -> bool {
+            false
+        }
+
+        fn replays(&self) -> bool {
+            self.replays
+        }
+
+        fn open(&self, _: u32, _: SchemaRef, _: &[u8]) -> Result<Box<dyn SourceReader>> {
+            Err(Error::corrupt("not asked to be opened"))
+        }
+    }
+
+    /// Hands out one chunk of ten rows.
+    struct Ten;
+
+    impl Connectors for Ten {
+        fn read(&self, job: SourceJob) {
+            let rows = Int64Array::from_iter_values(0..10);
+            let chunk = Chunk {
+                rows: RecordBatch::try_new(job.schema.clone(), vec![Arc::new(rows)]).unwrap(),
+                places: (1..=10).collect(),
+                undecodable: Vec::new(),
+                units: 10,
+                skipped: 0,
+                position: vec![1],
+                durable: None,
+            };
+            let place = job.inlet.reserve().unwrap();
+            job.inlet.fill(place, chunk);
+        }
+
+        fn write(&self, _: crate::connect::WriteJob) {}
+    }
+
+    #[test]
+    fn what_cannot_be_given_again_is_taken_whole() {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        for (replays, rows) in [(true, 3), (false, 10)] {
+            let source = Arc::new(Once { replays });
+            let front = SourceFront { source, schema: schema.clone(), event_time: None };
+            let limits = Limits { rows_max: 3, ..Limits::default() };
+            let mut input = SourceInput::open(&front, 0, &[], Arc::new(|| {}), &Ten).unwrap();
+            let turn = input.gather(TaskId(1), "s", Time::MIN, &limits).unwrap();
+            assert_eq!(turn.rows, rows);
+            let note: Note = rmp_serde::from_slice(&turn.note).unwrap();
+            assert_eq!(note.position.is_empty(), replays, "only a whole chunk moves the position");
+        }
     }
 }

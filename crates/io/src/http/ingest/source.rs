@@ -55,6 +55,11 @@ impl Source for HttpSource {
         false
     }
 
+    /// No: what was not committed is sent again by its client, not by the source.
+    fn replays(&self) -> bool {
+        false
+    }
+
     /// # Errors
     /// [`millstream_core::Code::Corrupt`] if the position is none; `Plan` if a column cannot be
     /// decoded from JSON.

@@ -34,6 +34,7 @@ impl Random {
 type Key = (TableId, Vec<u8>);
 
 /// What was committed, by sequence number.
+#[expect(clippy::large_enum_variant, reason = "few of them")]
 enum Event {
     Open(usize),
     Turn(usize, Stand, Vec<(Key, Option<Vec<u8>>)>, Vec<(usize, Vec<i64>, u64)>),
