@@ -31,7 +31,12 @@ impl Args {
     pub fn read() -> Args {
         let matches = Args::command().get_matches();
         let mut args = Args::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-        args.data_named = matches.value_source("data") == Some(ValueSource::CommandLine);
+        let typed = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
+        args.data_named = typed("data");
+        if typed("data") && !typed("node") {
+            // What is typed counts for more than what the environment says.
+            args.node = None;
+        }
         args
     }
 }
@@ -48,6 +53,7 @@ pub enum Command {
         /// The process kind, such as `aircraft`
         kind: String,
         /// Its key, such as `N730MQ`
+        #[arg(allow_negative_numbers = true)]
         key: String,
     },
     /// End one process, as Erlang's exit(Pid, kill) does; it resumes from its last committed state
@@ -55,6 +61,7 @@ pub enum Command {
         /// The process kind
         kind: String,
         /// Its key
+        #[arg(allow_negative_numbers = true)]
         key: String,
     },
     /// Streams and their rows

@@ -17,13 +17,12 @@ use crate::{
 /// Answers a question.
 pub fn ask(question: &Command, args: &Args, say: &mut Say) -> Result<ExitCode> {
     let target = Target::find(args.node.as_deref(), args.data.as_deref())?;
-    let place = place(args);
     match question {
-        Command::Status => status(&target, &place, say),
+        Command::Status => status(&target, say),
         Command::Inspect { kind, key } => {
             let process = target.process(kind, key)?;
             say.result(&process, |say| show_process(&process, say))?;
-            say.next(&[&format!("millstream dead list{place}")]);
+            say.next(&[&["dead", "list"]]);
             Ok(ExitCode::SUCCESS)
         }
         Command::Kill { kind, key } => {
@@ -34,13 +33,10 @@ pub fn ask(question: &Command, args: &Args, say: &mut Say) -> Result<ExitCode> {
                     "killed {kind}/{key}; its next event finds its last committed state"
                 ));
             })?;
-            say.next(&[
-                &format!("millstream inspect {kind} {key}{place}"),
-                &format!("millstream supervisor tail{place}"),
-            ]);
+            say.next(&[&["inspect", kind, key], &["supervisor", "tail"]]);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Streams(Streams::List) => streams(&target, &place, say),
+        Command::Streams(Streams::List) => streams(&target, say),
         Command::Streams(Streams::Tail { name, partition, from, limit }) => {
             let rows = target.tail(name, *partition, *from, *limit)?;
             for row in &rows {
@@ -54,24 +50,23 @@ pub fn ask(question: &Command, args: &Args, say: &mut Say) -> Result<ExitCode> {
             if rows.is_empty() {
                 say.remark("no rows are kept: what every reader has read is trimmed");
             }
-            say.next(&[&format!("millstream streams list{place}")]);
+            say.next(&[&["streams", "list"]]);
             Ok(ExitCode::SUCCESS)
         }
         Command::Dead(Dead::List { flow, from, limit }) => {
             let letters = target.dead(flow.as_deref(), *from, *limit)?;
-            dead_list(&letters, &place, say)
+            dead_list(&letters, say)
         }
         Command::Dead(Dead::Show { n, flow }) => {
             let letter = target.letter(flow.as_deref(), *n)?;
             say.result(&letter, |say| show_letter(&letter, say))?;
-            let next = match letter.key.is_empty() {
-                true => format!("millstream dead list{place}"),
-                false => format!("millstream inspect {} {}{place}", letter.operator, letter.key),
-            };
-            say.next(&[&next]);
+            match letter.key.as_str() {
+                "" => say.next(&[&["dead", "list"]]),
+                key => say.next(&[&["inspect", &letter.operator, key]]),
+            }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Ledger { check } => ledger(&target, *check, &place, say),
+        Command::Ledger { check } => ledger(&target, *check, say),
         Command::Supervisor(Supervisor::Tail { from, limit }) => {
             let reports = target.supervisor(*from, *limit)?;
             say.result(&reports, |say| {
@@ -80,23 +75,14 @@ pub fn ask(question: &Command, args: &Args, say: &mut Say) -> Result<ExitCode> {
                     say.line("supervisors had nothing to decide");
                 }
             })?;
-            say.next(&[&format!("millstream dead list{place}")]);
+            say.next(&[&["dead", "list"]]);
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(_) | Command::DemoNode(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// What has to follow the next command so that it asks the same.
-fn place(args: &Args) -> String {
-    match (&args.node, &args.data) {
-        (Some(node), _) => format!(" --node {node}"),
-        (None, Some(data)) => format!(" --data {}", data.display()),
-        (None, None) => String::new(),
-    }
-}
-
-fn status(target: &Target, place: &str, say: &mut Say) -> Result<ExitCode> {
+fn status(target: &Target, say: &mut Say) -> Result<ExitCode> {
     let status = target.status()?;
     say.result(&status, |say| {
         say.line(match status.running {
@@ -133,7 +119,7 @@ fn status(target: &Target, place: &str, say: &mut Say) -> Result<ExitCode> {
         }
     })?;
     let failed = status.flows.iter().any(|f| f.state == "failed");
-    say.next(&[&format!("millstream ledger{place}")]);
+    say.next(&[&["ledger"]]);
     Ok(ExitCode::from(u8::from(failed)))
 }
 
@@ -183,7 +169,7 @@ fn show_process(p: &ProcessView, say: &mut Say) {
     }
 }
 
-fn streams(target: &Target, place: &str, say: &mut Say) -> Result<ExitCode> {
+fn streams(target: &Target, say: &mut Say) -> Result<ExitCode> {
     let streams = target.streams()?;
     say.result(&streams, |say| {
         let width = streams.iter().map(|s| s.name.len()).max().unwrap_or(0);
@@ -199,11 +185,14 @@ fn streams(target: &Target, place: &str, say: &mut Say) -> Result<ExitCode> {
             ));
         }
     })?;
-    say.next(&[&format!("millstream streams tail NAME{place}")]);
+    match streams.iter().max_by_key(|s| s.backlog_rows) {
+        Some(fullest) => say.next(&[&["streams", "tail", &fullest.name]]),
+        None => say.next(&[&["status"]]),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn dead_list(letters: &[LetterView], place: &str, say: &mut Say) -> Result<ExitCode> {
+fn dead_list(letters: &[LetterView], say: &mut Say) -> Result<ExitCode> {
     say.result(&letters, |say| {
         for l in letters {
             say.line(format!("{:>6}  {}  {}", l.n, Time::from_ms(l.time_ms), letter_line(l)));
@@ -212,11 +201,10 @@ fn dead_list(letters: &[LetterView], place: &str, say: &mut Say) -> Result<ExitC
             say.line("nothing was set aside");
         }
     })?;
-    let next = match letters.last() {
-        Some(last) => format!("millstream dead show {}{place}", last.n),
-        None => format!("millstream ledger{place}"),
-    };
-    say.next(&[&next]);
+    match letters.last() {
+        Some(last) => say.next(&[&["dead", "show", &last.n.to_string(), "--flow", &last.flow]]),
+        None => say.next(&[&["ledger"]]),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -279,13 +267,13 @@ fn show_letter(l: &LetterView, say: &mut Say) {
     }
 }
 
-fn ledger(target: &Target, check: bool, place: &str, say: &mut Say) -> Result<ExitCode> {
+fn ledger(target: &Target, check: bool, say: &mut Say) -> Result<ExitCode> {
     let ledger = target.ledger()?;
     say.result(&ledger, |say| show_ledger(&ledger, check, say))?;
-    say.next(&[&match ledger.balanced {
-        true => format!("millstream streams list{place}"),
-        false => format!("millstream supervisor tail{place}"),
-    }]);
+    say.next(match ledger.balanced {
+        true => &[&["streams", "list"]],
+        false => &[&["supervisor", "tail"]],
+    });
     Ok(ExitCode::from(u8::from(!ledger.balanced)))
 }
 

@@ -31,7 +31,7 @@ use crate::{
     say::{Say, number},
 };
 use flow::fault;
-use heart::{Heart, Interrupt};
+use heart::{Heart, Interrupt, Stopped};
 use recount::Expected;
 
 /// Real departures: see `examples/data/README.md`.
@@ -99,19 +99,31 @@ impl Plan {
 pub fn run(options: &Demo, args: &Args, say: &mut Say) -> Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
     let plan = Plan::new(options, args)?;
-    let mut heart = Heart::start(&plan, options.listen.as_deref(), interrupt)?;
-    head(&plan, &heart, say);
-    let watched = watch::watch(&plan, &mut heart, say)?;
-    let Some(watched) = watched else {
-        let stopped = heart.stop()?;
-        say.remark(match stopped == ExitCode::from(130) {
-            true => "stopped at once by a second Ctrl-C; what was committed is kept",
-            false => "stopped by Ctrl-C; what was taken in is committed",
-        });
-        return Ok(stopped);
+    say.at(&plan.dir);
+    let mut heart = match Heart::start(&plan, options.listen.as_deref(), interrupt.clone()) {
+        Err(_) if interrupt.count() > 0 => return Ok(stopped(Stopped::AtOnce, &interrupt, say)),
+        other => other?,
     };
-    heart.stop()?;
-    verdict::verdict(&plan, &watched, say)
+    head(&plan, &heart, say);
+    match watch::watch(&plan, &mut heart, say) {
+        Ok(Some(watched)) => {
+            heart.stop()?;
+            verdict::verdict(&plan, &watched, say)
+        }
+        Err(error) if interrupt.count() == 0 => Err(error),
+        // While the node was killed and started again, Ctrl-C shows as an error.
+        _ => Ok(stopped(heart.stop()?, &interrupt, say)),
+    }
+}
+
+/// Says what Ctrl-C has left behind.
+fn stopped(how: Stopped, interrupt: &Interrupt, say: &mut Say) -> ExitCode {
+    say.remark(match how {
+        Stopped::Drained => "stopped by Ctrl-C; what was taken in is committed",
+        Stopped::Undrained => "stopped by Ctrl-C; what was committed is kept, the rest waits",
+        Stopped::AtOnce => "stopped at once by Ctrl-C; what was committed is kept",
+    });
+    ExitCode::from(if interrupt.count() > 1 { 130 } else { 1 })
 }
 
 fn head(plan: &Plan, heart: &Heart, say: &mut Say) {

@@ -16,10 +16,10 @@ use say::Say;
 
 fn main() -> ExitCode {
     let args = Args::read();
-    let mut say = Say::new(args.json);
+    let mut say = Say::new(&args);
     let done = match &args.command {
         Command::Demo(options) => demo::run(options, &args, &mut say),
-        Command::DemoNode(options) => demo::node::run(options).map(|()| ExitCode::SUCCESS),
+        Command::DemoNode(options) => demo::node::run(options),
         question => ask::ask(question, &args, &mut say),
     };
     done.unwrap_or_else(|error| say.error(&error))

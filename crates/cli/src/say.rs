@@ -2,21 +2,50 @@
 
 use std::{
     io::{ErrorKind, Write},
+    path::Path,
     process::ExitCode,
 };
 
 use millstream_core::{Code, Error, Result};
 use serde::Serialize;
 
+use crate::args::Args;
+
 /// Where results and remarks go.
 pub struct Say {
     /// Whether results are JSON.
     pub json: bool,
+    /// What a command begins with to start this program again.
+    program: String,
+    /// What it ends with to ask the same place again.
+    place: String,
 }
 
 impl Say {
-    pub fn new(json: bool) -> Say {
-        Say { json }
+    pub fn new(args: &Args) -> Say {
+        let program = std::env::args().next().filter(|path| path.contains('/'));
+        let mut say = Say {
+            json: args.json,
+            program: quoted(program.as_deref().unwrap_or("millstream")),
+            place: String::new(),
+        };
+        match (&args.node, &args.data) {
+            (Some(node), _) => say.place = format!(" --node {}", quoted(node)),
+            (None, Some(dir)) => say.at(dir),
+            (None, None) => {}
+        }
+        say
+    }
+
+    /// From now on commands are about the node in this directory.
+    pub fn at(&mut self, dir: &Path) {
+        self.place = format!(" --data {}", quoted(&dir.to_string_lossy()));
+    }
+
+    /// A command as it can be typed here and now.
+    pub fn typed(&self, words: &[&str]) -> String {
+        let words: String = words.iter().map(|word| format!(" {}", quoted(word))).collect();
+        format!("{}{words}{}", self.program, self.place)
     }
 
     /// A line of a result.
@@ -48,18 +77,35 @@ impl Say {
     }
 
     /// The next useful command.
-    pub fn next(&mut self, commands: &[&str]) {
+    pub fn next(&mut self, commands: &[&[&str]]) {
         let mut head = "next:";
-        for command in commands {
-            self.remark(format!("{head:5} {command}"));
+        for words in commands {
+            self.remark(format!("{head:5} {}", self.typed(words)));
             head = "";
         }
     }
 
     /// An error, and the exit code that fits it.
     pub fn error(&mut self, error: &Error) -> ExitCode {
-        write(&mut std::io::stderr().lock(), &error.to_string());
+        let mut said = Error::new(error.code(), error.message());
+        for line in error.advice() {
+            said = said.help(self.advice(line));
+        }
+        write(&mut std::io::stderr().lock(), &said.to_string());
         ExitCode::from(exit_code(error.code()))
+    }
+
+    /// A line of advice, its command as it can be typed. Libraries know neither how this program
+    /// is called nor what it was asked about.
+    fn advice(&self, line: &str) -> String {
+        match line.rsplit_once(" millstream ") {
+            Some((text, "demo")) => format!("{text} {} demo", self.program),
+            Some((text, command)) if command.contains("--") => {
+                format!("{text} {} {command}", self.program)
+            }
+            Some((text, command)) => format!("{text} {} {command}{}", self.program, self.place),
+            None => line.to_string(),
+        }
     }
 }
 
@@ -82,6 +128,15 @@ fn exit_code(code: Code) -> u8 {
         | Code::Conflict
         | Code::StateVersion => 3,
         _ => 4,
+    }
+}
+
+/// A word as a shell reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:,@%+=".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 
@@ -116,6 +171,16 @@ pub fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_survive_the_shell() {
+        assert_eq!(quoted("./data/N730MQ"), "./data/N730MQ");
+        for word in ["", "a b", "it's", r#"["a",1]"#, "$late", "*", "~", "-5"] {
+            let printed = format!("printf %s {}", quoted(word));
+            let said = std::process::Command::new("sh").args(["-c", &printed]).output().unwrap();
+            assert_eq!(said.stdout, word.as_bytes(), "{printed}");
+        }
+    }
 
     #[test]
     fn numbers_have_commas() {

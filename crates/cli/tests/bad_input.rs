@@ -78,7 +78,7 @@ fn millstream(args: &[&str]) -> String {
 
 /// Compares with the golden copy. What differs from run to run is named: `names` are (text, name).
 fn golden(name: &str, said: &str, names: &[(&str, &str)]) {
-    let mut text = said.to_string();
+    let mut text = said.replace(env!("CARGO_BIN_EXE_millstream"), "millstream");
     names.iter().for_each(|(value, name)| text = text.replace(value, name));
     let mut shown = String::new();
     for line in text.lines() {

@@ -5,8 +5,9 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
 };
 
 use millstream::{Node, io::rng::Rng, test::Folder};
@@ -172,4 +173,71 @@ fn a_directory_of_a_node_in_earnest_is_left_alone() {
     let own = demo(&["--csv", "millstream-demo/flights.csv"]);
     assert_eq!(own.status.code(), Some(3), "{own:?}");
     assert!(folder.path().join("millstream-demo/flights.csv").is_file());
+}
+
+fn signal(program: &Child, name: &str) {
+    let kill = format!("kill -s {name} {}", program.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
+/// Starts a demo that would take minutes, waits for its first lines and sends the signals.
+fn interrupted(name: &str, signals: &[&str]) -> (Option<i32>, String) {
+    let folder = Folder::new(name);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+    command.args(["demo", "--rate", "200", "--listen", ":0", "--data"]).arg(folder.path());
+    let mut demo = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap());
+    while !said.contains("event time") {
+        assert_ne!(lines.read_line(&mut said).unwrap(), 0, "{said}");
+    }
+    signals.iter().for_each(|name| signal(&demo, name));
+    lines.read_to_string(&mut said).unwrap();
+    (demo.wait().unwrap().code(), said)
+}
+
+#[test]
+fn ctrl_c_ends_it_with_what_was_taken_in_committed() {
+    let (code, said) = interrupted("demo-ctrl-c", &["INT"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.ends_with("stopped by Ctrl-C; what was taken in is committed\n"), "{said}");
+    let (code, said) = interrupted("demo-ctrl-c-twice", &["INT", "TERM"]);
+    assert_eq!(code, Some(130), "{said}");
+}
+
+/// What a shell in this directory answers, where the environment names another node.
+fn shell(folder: &Path, line: &str) -> String {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(folder).env("MILLSTREAM_NODE", "127.0.0.1:1");
+    let output = command.env_remove("MILLSTREAM_DATA").output().unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The commands that are advised: all that begins with the program's path.
+fn advised(said: &str) -> Vec<String> {
+    let program = env!("CARGO_BIN_EXE_millstream");
+    said.lines().filter_map(|line| Some(line[line.find(program)?..].to_string())).collect()
+}
+
+#[test]
+fn what_it_advises_can_be_typed() {
+    let folder = Folder::new("demo-hints");
+    let demo = format!(
+        "{} demo --rate 100000 --listen :0 --seed 1 --data 'a place'; true",
+        env!("CARGO_BIN_EXE_millstream")
+    );
+    let said = shell(folder.path(), &demo);
+    let mut open = advised(&said);
+    assert_eq!(open.len(), 3, "{said}");
+    // Each command names the next one, so all of them are followed until nothing is new.
+    open.push(format!("{} status --data 'a place'", env!("CARGO_BIN_EXE_millstream")));
+    let mut typed = Vec::new();
+    while let Some(line) = open.pop() {
+        if !typed.contains(&line) {
+            open.extend(advised(&shell(folder.path(), &line)));
+            typed.push(line);
+        }
+    }
+    assert_eq!(typed.len(), 8, "{typed:#?}");
 }

@@ -21,7 +21,8 @@ fn run(args: &[&str]) -> Output {
 /// Exit code and stderr, with what differs from run to run named.
 fn said(args: &[&str], named: &[(&str, &str)]) -> (i32, String) {
     let output = run(args);
-    let mut text = String::from_utf8(output.stderr).unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    let mut text = text.replace(env!("CARGO_BIN_EXE_millstream"), "millstream");
     named.iter().for_each(|(value, name)| text = text.replace(value, name));
     (output.status.code().unwrap(), text)
 }
@@ -62,10 +63,10 @@ fn names_that_nothing_has() {
         text,
         "error[M0011]: there is no stream `$supervisr`\n  = did you mean `$supervisor`?\n"
     );
-    let (code, text) = said(&["dead", "show", "7", "--node", &at], &[]);
+    let (code, text) = said(&["dead", "show", "7", "--node", &at], &[(&at, "AT")]);
     let expected = "\
 error[M0011]: there is no dead letter 7
-  = there are 0, numbered from 1: millstream dead list\n";
+  = there are 0, numbered from 1: millstream dead list --node AT\n";
     assert_eq!((code, text.as_str()), (3, expected));
     let (code, text) = said(&["inspect", "aircraft", "N1", "--node", &at], &[]);
     assert_eq!(
@@ -126,10 +127,13 @@ error[M0008]: a node (pid PID) has DIR, and does not listen: it cannot be asked
 fn a_kill_needs_a_node_that_runs() {
     let folder = Folder::new("cli-kill");
     Node::embedded(folder.path()).start().unwrap().stop();
-    let (code, text) = said(&["kill", "aircraft", "N1", "--data", path(folder.path())], &[]);
+    let (code, text) = said(
+        &["kill", "aircraft", "N1", "--data", path(folder.path())],
+        &[(path(folder.path()), "DIR")],
+    );
     let expected = "\
 error[M0008]: no node runs here: there is no process that could be killed
-  = its state, at rest: millstream inspect KIND KEY
+  = its state, at rest: millstream inspect KIND KEY --data DIR
   = name a node that runs: --node HOST:PORT\n";
     assert_eq!((code, text.as_str()), (4, expected));
 }

@@ -8,7 +8,7 @@
 //!   opened at an earlier position.
 //! - A sink's `prepare` is a pure function of the rows: the same rows give the same bytes.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -138,6 +138,15 @@ pub enum Guarantee {
     ExactlyOnce,
     /// Each row at least once.
     AtLeastOnce,
+}
+
+impl fmt::Display for Guarantee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Guarantee::ExactlyOnce => "exactly once",
+            Guarantee::AtLeastOnce => "at least once",
+        })
+    }
 }
 
 /// Something that rows go to.

@@ -26,6 +26,11 @@ pub const SLOTS: u16 = 1024;
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 1024;
 
+/// Keys that a person can mean by one text, at most.
+pub const CANDIDATES_MAX: usize = 256;
+/// Commas of a text that may lie between parts.
+const COMMAS_MAX: usize = 6;
+
 const NULL: u8 = 0x01;
 const FALSE: u8 = 0x02;
 const TRUE: u8 = 0x03;
@@ -81,7 +86,20 @@ pub enum Part<'a> {
     Bytes(&'a [u8]),
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    /// What a person can mean by `text`.
+    fn candidates(text: &'a str) -> Vec<Part<'a>> {
+        let mut parts = vec![Part::Text(text)];
+        match text.parse() {
+            Ok(v) => parts.push(Part::Int(v)),
+            Err(_) => parts.extend(text.parse().ok().map(Part::BigUint)),
+        }
+        parts.extend(text.parse().ok().map(Part::Bool));
+        parts.extend(Time::parse(text).map(|t| Part::Timestamp(t.ms())));
+        parts.extend((text == "null").then_some(Part::Null));
+        parts
+    }
+
     /// Appends the part's bytes.
     pub fn encode(self, out: &mut Vec<u8>) {
         match self {
@@ -150,14 +168,33 @@ impl Key {
         &self.0
     }
 
-    /// Every key that a person can mean by `text`: as text, as an integer, as a timestamp.
+    /// Every key that a person can mean by `text`, as [`display`] shows it: one part, or several
+    /// joined by commas (of which a text may have its own), each of them text, an integer, a truth
+    /// value, a timestamp or null. The likeliest come first; at most [`CANDIDATES_MAX`] of them.
     pub fn candidates(text: &str) -> Vec<Key> {
-        let mut keys = vec![Key::text(text)];
-        keys.extend(text.parse().ok().map(|v| Key::from_parts(&[Part::Int(v)])));
-        keys.extend(text.parse().ok().map(|v| Key::from_parts(&[Part::BigUint(v)])));
-        keys.extend(text.parse().ok().map(|v| Key::from_parts(&[Part::Bool(v)])));
-        keys.extend(Time::parse(text).map(|t| Key::from_parts(&[Part::Timestamp(t.ms())])));
-        keys.dedup();
+        let commas: Vec<usize> =
+            text.match_indices(',').map(|(at, _)| at).take(COMMAS_MAX).collect();
+        let mut keys = Vec::new();
+        // Each set of commas that lie between parts: none, all, then the others.
+        let all = (1u32 << commas.len()) - 1;
+        for between in [0].into_iter().chain((all > 0).then_some(all)).chain(1..all) {
+            let mut starts = vec![Vec::new()];
+            let mut begin = 0;
+            let cuts = commas.iter().enumerate().filter(|(n, _)| between & (1 << n) != 0);
+            for end in cuts.map(|(_, at)| *at).chain([text.len()]) {
+                let parts = Part::candidates(&text[begin..end]);
+                let longer = starts.iter().flat_map(|start: &Vec<Part<'_>>| {
+                    parts.iter().map(move |part| [start.as_slice(), &[*part]].concat())
+                });
+                starts = longer.take(CANDIDATES_MAX).collect();
+                begin = end + 1;
+            }
+            keys.extend(starts.iter().map(|parts| Key::from_parts(parts)));
+            if keys.len() >= CANDIDATES_MAX {
+                break;
+            }
+        }
+        keys.truncate(CANDIDATES_MAX);
         keys
     }
 }
@@ -476,6 +513,31 @@ mod tests {
         for (key, parts) in keys.iter().zip(&ordered) {
             assert_eq!(decode(key.bytes()).unwrap().len(), parts.len());
         }
+    }
+
+    #[test]
+    fn a_key_is_among_those_its_text_can_mean() {
+        let keys: [&[Part<'_>]; 9] = [
+            &[Part::Text("N730MQ")],
+            &[Part::Int(-17)],
+            &[Part::BigUint(u64::MAX)],
+            &[Part::Null],
+            &[Part::Text("JFK"), Part::Int(17)],
+            &[Part::Text("a,b"), Part::Bool(true), Part::Text("")],
+            &[Part::Text(",")],
+            &[Part::Timestamp(1_357_236_900_000), Part::Null],
+            &[Part::Int(1); 7],
+        ];
+        for parts in keys {
+            let key = Key::from_parts(parts);
+            let candidates = Key::candidates(&key.to_string());
+            assert!(candidates.contains(&key), "{key}: {candidates:?}");
+            assert!(candidates.len() <= CANDIDATES_MAX, "{key}: {}", candidates.len());
+            let all: std::collections::BTreeSet<_> = candidates.iter().collect();
+            assert_eq!(all.len(), candidates.len(), "{key}: one comes twice");
+        }
+        assert_eq!(Key::candidates("7"), [Key::text("7"), Key::from(7)]);
+        assert!(Key::candidates(&"1,".repeat(1_000)).len() <= CANDIDATES_MAX);
     }
 
     #[test]

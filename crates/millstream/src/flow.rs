@@ -6,6 +6,7 @@
 use std::{
     any::{Any, TypeId},
     collections::BTreeMap,
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -13,7 +14,7 @@ use std::{
 use arrow_schema::{FieldRef, SchemaRef};
 use millstream_core::{
     Error,
-    connector::{Sink, Source},
+    connector::{Guarantee, Sink, Source},
     operator::Operator,
 };
 use millstream_io::HttpSource;
@@ -281,17 +282,22 @@ impl Flow {
         flow
     }
 
-    /// Finds everything that does not fit, without running anything.
+    /// Finds everything that does not fit, without running anything; what fits says what is
+    /// promised of it.
     ///
     /// # Errors
     /// The first thing that does not fit, with advice.
-    pub fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<Checked, Error> {
         let mut n = 0;
         crate::plan::plan(self, &mut |_| {
             n += 1;
             Ok(millstream_core::turn::StreamId(n))
-        })
-        .map(|_| ())
+        })?;
+        let sinks = self.steps.iter().filter_map(|step| match &step.kind {
+            StepKind::Sink { sink } => Some((step.name.clone(), sink.guarantee())),
+            _ => None,
+        });
+        Ok(Checked { flow: self.name.clone(), sinks: sinks.collect() })
     }
 
     fn push(mut self, name: &str, kind: StepKind) -> Flow {
@@ -323,6 +329,24 @@ impl Flow {
             _ => None,
         });
         kinds.collect()
+    }
+}
+
+/// A flow that fits. Printed, it says of each sink what it promises.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The flow's name.
+    pub flow: String,
+    /// What each sink promises, by its name, in the order of the flow.
+    pub sinks: Vec<(String, Guarantee)>,
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "flow `{}` fits", self.flow)?;
+        self.sinks.iter().try_for_each(|(sink, guarantee)| {
+            write!(f, "\n  sink `{sink}` gets each row {guarantee}")
+        })
     }
 }
 

@@ -58,12 +58,12 @@ mod target;
 pub mod test;
 mod window;
 
-pub use flow::{Flow, PARTITIONS};
+pub use flow::{Checked, Flow, PARTITIONS};
 pub use host::{OnError, ProcessOptions};
 pub use inspect::{ProcessState, TimerState, process_state};
 pub use millstream_core::{
     self as core, Error, Time,
-    connector::{Sink, Source},
+    connector::{Guarantee, Sink, Source},
     key::Key,
 };
 pub use millstream_io as io;
@@ -88,6 +88,29 @@ pub mod prelude {
     };
 }
 
+/// What a connector's author needs, in one line; see `docs/connectors.md`.
+///
+/// Columns are those of the Arrow version that the node uses, so that no other can get in between.
+pub mod connector {
+    pub use std::{sync::Arc, time::Duration};
+
+    pub use arrow_array::{self, RecordBatch};
+    pub use arrow_schema::{self, SchemaRef};
+    pub use millstream_core::{Batch, Code, Error, Result, connector::*};
+    pub use millstream_io::{Decoded, JsonDecoder, JsonEncoder, Place};
+
+    use serde::Serialize;
+
+    /// Structs as columns: those of `schema`, found by name.
+    ///
+    /// # Errors
+    /// If a row does not fit its column.
+    pub fn columns<T: Serialize>(schema: &SchemaRef, rows: &[T]) -> Result<RecordBatch> {
+        let rows = serde_arrow::to_record_batch(schema.fields(), &rows);
+        rows.map_err(|e| Error::new(Code::Input, e.to_string()))
+    }
+}
+
 /// Compiles and runs the code in the project's documents.
 #[cfg(doctest)]
 mod documents {
@@ -97,6 +120,8 @@ mod documents {
     mod getting_started {}
     #[doc = include_str!("../../../docs/typed-api.md")]
     mod typed_api {}
+    #[doc = include_str!("../../../docs/connectors.md")]
+    mod connectors {}
     #[doc = include_str!("../../../docs/testing.md")]
     mod testing {}
     #[doc = include_str!("../../../docs/errors.md")]

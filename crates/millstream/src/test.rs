@@ -3,6 +3,8 @@
 //! Sources are replaced by [`TestNode::put`], sinks by [`TestNode::sink`]; everything else is
 //! production code on a simulated disk. The same seed gives the same run.
 
+pub mod conformance;
+
 use std::{
     any::TypeId,
     collections::BTreeMap,

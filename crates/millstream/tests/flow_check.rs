@@ -57,8 +57,13 @@ fn a_flow_that_fits_is_accepted() {
         .key_by("key")
         .window("counts", minute(), [Aggregate::count("rows")])
         .map("count", |c: Count| c)
-        .sink("out", Discard::new());
-    flow.check().unwrap();
+        .sink("out", JsonLinesFile::create("out.jsonl"))
+        .sink("seen", Stdout);
+    let promised = "\
+flow `f` fits
+  sink `out` gets each row exactly once
+  sink `seen` gets each row at least once";
+    assert_eq!(flow.check().unwrap().to_string(), promised);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, ChildStdin, Command, ExitCode, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -31,7 +31,7 @@ use super::{Plan, flow::fault, node::Probe};
 /// How long the node may take to answer after it was started, or to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is looked at meanwhile.
-const AGAIN: Duration = Duration::from_millis(1);
+pub const AGAIN: Duration = Duration::from_millis(1);
 
 /// Ctrl-C, counted: the first one drains, the second one stops at once.
 #[derive(Clone)]
@@ -59,6 +59,17 @@ impl Interrupt {
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// How a node has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// What it had taken in is worked off and committed.
+    Drained,
+    /// Something is left in its directory.
+    Undrained,
+    /// A second Ctrl-C did not wait for that.
+    AtOnce,
 }
 
 /// Keeps a node alive.
@@ -204,31 +215,40 @@ impl Heart {
     }
 
     fn waiting(&mut self, begun: Instant) -> Result<()> {
+        if self.interrupted() > 0 {
+            return Err(Error::new(Code::Unreachable, "the node was not waited for"));
+        }
         if let Ok(Some(status)) = self.child.try_wait() {
             // It has said why, on stderr.
             return Err(Error::new(Code::Unreachable, format!("the node did not start: {status}")));
         }
         if begun.elapsed() > PATIENCE {
-            return Err(Error::new(Code::Unreachable, "the node was started and does not answer"));
+            let seconds = PATIENCE.as_secs();
+            return Err(Error::new(
+                Code::Unreachable,
+                format!("the node was started and has not answered for {seconds} s"),
+            )
+            .help("is something between here and its port? take another: --listen HOST:PORT"));
         }
         std::thread::sleep(AGAIN);
         Ok(())
     }
 
-    /// Lets the node drain and stop. The exit code says whether a second Ctrl-C cut that short.
+    /// Lets the node drain and stop.
     ///
     /// # Errors
     /// If it does not stop.
-    pub fn stop(mut self) -> Result<ExitCode> {
+    pub fn stop(mut self) -> Result<Stopped> {
         drop(self.stdin.take());
         let begun = Instant::now();
         loop {
             if self.interrupted() > 1 {
                 self.kill()?;
-                return Ok(ExitCode::from(130));
+                return Ok(Stopped::AtOnce);
             }
             match self.child.try_wait().map_err(|e| Error::io("the node", &e))? {
-                Some(_) => return Ok(ExitCode::from(1)),
+                Some(status) if status.success() => return Ok(Stopped::Drained),
+                Some(_) => return Ok(Stopped::Undrained),
                 None if begun.elapsed() > PATIENCE => {
                     self.kill()?;
                     return Err(Error::new(Code::Failed, "the node did not stop and was killed"));

@@ -1,6 +1,6 @@
 //! The node of the demo, a process of its own: it is killed by its heart, and started again.
 
-use std::{io::Read, time::Duration};
+use std::{io::Read, process::ExitCode, time::Duration};
 
 use millstream::Node;
 use millstream_core::{Code, Result};
@@ -29,8 +29,9 @@ impl Probe {
     }
 }
 
-/// Runs until the heart closes the pipe, then drains and stops.
-pub fn run(args: &DemoNode) -> Result<()> {
+/// Runs until the heart closes the pipe, then drains and stops. The exit code says whether all was
+/// worked off.
+pub fn run(args: &DemoNode) -> Result<ExitCode> {
     if let Some([line, key]) = args.panic_at.as_deref() {
         let line = line.parse().unwrap_or_default();
         fault::inject(fault::Plan { line, key: key.clone() });
@@ -43,7 +44,7 @@ pub fn run(args: &DemoNode) -> Result<()> {
     running.deploy(&flow(&args.csv, &args.dir.join("alerts.jsonl"), args.rate))?;
     // Ends when the heart closes it, or dies.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    running.drain(DRAIN_MAX);
+    let drained = running.drain(DRAIN_MAX);
     running.stop();
-    Ok(())
+    Ok(ExitCode::from(u8::from(!drained)))
 }

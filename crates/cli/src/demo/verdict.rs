@@ -94,7 +94,7 @@ pub fn verdict(plan: &Plan, watched: &Watched, say: &mut Say) -> Result<ExitCode
     if say.json {
         say.result(&v, |_| {})?;
     }
-    next(plan, &target, say)?;
+    next(&target, say)?;
     Ok(ExitCode::from(u8::from(!v.ok)))
 }
 
@@ -113,14 +113,14 @@ fn violations(ledger: &LedgerView, plan: &Plan, v: &Verdict, say: &mut Say) {
     say.remark("");
 }
 
-fn next(plan: &Plan, target: &Target, say: &mut Say) -> Result<()> {
-    let dir = plan.dir.display();
+fn next(target: &Target, say: &mut Say) -> Result<()> {
     let (key, _) = VICTIM;
     let letters = target.dead(Some("departures"), Some(1), usize::MAX)?;
     let crash = letters.iter().find(|l| !l.key.is_empty()).or(letters.last()).map_or(1, |l| l.n);
     say.remark("Now try (nothing needs to run):");
-    say.remark(format!("  millstream inspect aircraft {key} --data {dir}"));
-    say.remark(format!("  millstream dead show {crash} --data {dir}"));
+    for words in [["inspect", "aircraft", key], ["dead", "show", &crash.to_string()]] {
+        say.remark(format!("  {}", say.typed(&words)));
+    }
     Ok(())
 }
 

@@ -9,7 +9,11 @@ use millstream::{
 use millstream_core::{Code, Error, Result, engine::Engine};
 use millstream_runtime::embedded;
 
-use super::{Plan, VICTIM, flow::DELAY, heart::Heart};
+use super::{
+    Plan, VICTIM,
+    flow::DELAY,
+    heart::{AGAIN, Heart},
+};
 use crate::{
     ask::letter_line,
     say::{Say, number},
@@ -19,6 +23,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How long a turn in flight is waited for before the node is killed anyway.
 const AIM_MAX: Duration = Duration::from_millis(500);
+/// How long the flow may stand still before it is given up.
+const STILL_MAX: Duration = Duration::from_secs(30);
 /// Dead letters asked for at once.
 const LETTERS: usize = 1_000;
 
@@ -46,6 +52,23 @@ struct Watch<'a> {
     dead_said: bool,
     next_line: Duration,
     in_step: String,
+    moved: Moved,
+}
+
+/// What a flow came to when it was last seen to move, and when that was.
+struct Moved {
+    figures: String,
+    at: Instant,
+}
+
+impl Moved {
+    /// How long it has stood still, now that its figures are these.
+    fn still(&mut self, figures: String, now: Instant) -> Duration {
+        if self.figures != figures {
+            *self = Moved { figures, at: now };
+        }
+        now - self.at
+    }
 }
 
 /// Watches until the input has ended and everything is worked off; `None` after Ctrl-C.
@@ -58,13 +81,14 @@ pub fn watch(plan: &Plan, heart: &mut Heart, say: &mut Say) -> Result<Option<Wat
         dead_said: false,
         next_line: Duration::ZERO,
         in_step: String::new(),
+        moved: Moved { figures: String::new(), at: Instant::now() },
     };
     let kill_at = plan.kill_at();
     loop {
         if heart.interrupted() > 0 {
             return Ok(None);
         }
-        let (status, flow) = watch.look(heart)?;
+        let (status, flow) = watch.look(heart, say)?;
         watch.letters(heart, say)?;
         watch.line(&flow, say);
         if !watch.seen.killed && flow.records >= kill_at && flow.state == "running" {
@@ -72,7 +96,8 @@ pub fn watch(plan: &Plan, heart: &mut Heart, say: &mut Say) -> Result<Option<Wat
             continue;
         }
         match flow.state.as_str() {
-            "running" => {}
+            // A node that listens may not have got its flow yet.
+            "running" | "at rest" | "" => {}
             "finished" => {
                 watch.end(&flow, say);
                 return Ok(Some(watch.seen));
@@ -91,9 +116,20 @@ pub fn watch(plan: &Plan, heart: &mut Heart, say: &mut Say) -> Result<Option<Wat
 }
 
 impl Watch<'_> {
-    fn look(&self, heart: &Heart) -> Result<(Status, FlowView)> {
+    /// How the node is, and its flow.
+    ///
+    /// # Errors
+    /// If the node does not answer, or the flow stands still.
+    fn look(&mut self, heart: &Heart, say: &Say) -> Result<(Status, FlowView)> {
         let mut status: Status = heart.client().get("/v1/status")?;
         let flow = status.flows.pop().unwrap_or_default();
+        let figures = format!("{} {} {}", flow.state, figures(&flow), flow.backlog_rows);
+        if self.moved.still(figures, Instant::now()) > STILL_MAX {
+            let (rows, seconds) = (number(flow.records), STILL_MAX.as_secs());
+            let still = format!("the flow has stood still for {seconds} s, at {rows} rows");
+            return Err(Error::new(Code::Failed, still)
+                .help(format!("what is left of it: {}", say.typed(&["status"]))));
+        }
         Ok((status, flow))
     }
 
@@ -126,11 +162,9 @@ impl Watch<'_> {
             self.letters = letter.n;
             if letter.key.is_empty() {
                 if !std::mem::replace(&mut self.dead_said, true) {
-                    let line = letter_line(&letter);
-                    say.remark(format!(
-                        "{}  DEAD   {line}      more: millstream dead list",
-                        self.at()
-                    ));
+                    let (at, line) = (self.at(), letter_line(&letter));
+                    let more = say.typed(&["dead", "list"]);
+                    say.remark(format!("{at}  DEAD   {line}      more: {more}"));
                 }
                 continue;
             }
@@ -164,7 +198,7 @@ impl Watch<'_> {
     fn kill(&mut self, heart: &mut Heart, say: &mut Say) -> Result<()> {
         let aim = Instant::now();
         while self.in_step.is_empty() && aim.elapsed() < AIM_MAX {
-            self.in_step = self.look(heart)?.0.in_step;
+            self.in_step = self.look(heart, say)?.0.in_step;
         }
         let (pid, at) = (heart.pid(), self.at());
         let killed = Instant::now();
@@ -182,9 +216,14 @@ impl Watch<'_> {
         drop(log);
         heart.restart()?;
         loop {
-            let (_, flow) = self.look(heart)?;
-            if flow.records > left || flow.state == "finished" {
-                break;
+            let (_, flow) = self.look(heart, say)?;
+            match flow.state.as_str() {
+                // The next look says why.
+                "failed" | "stopped" => return Ok(()),
+                _ if heart.interrupted() > 0 => return Ok(()),
+                "finished" => break,
+                _ if flow.records > left => break,
+                _ => std::thread::sleep(AGAIN),
             }
         }
         self.seen.resumed_ms = killed.elapsed().as_secs_f64() * 1e3;
@@ -219,4 +258,20 @@ fn figures(flow: &FlowView) -> String {
         number(flow.dead),
         number(flow.restarts)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_flow_that_moves_is_waited_for() {
+        let begun = Instant::now();
+        let after = |s| begun + Duration::from_secs(s);
+        let mut moved = Moved { figures: String::new(), at: begun };
+        assert_eq!(moved.still("1 row".into(), after(20)), Duration::ZERO);
+        assert!(moved.still("1 row".into(), after(50)) <= STILL_MAX);
+        assert!(moved.still("1 row".into(), after(51)) > STILL_MAX);
+        assert_eq!(moved.still("2 rows".into(), after(51)), Duration::ZERO);
+    }
 }

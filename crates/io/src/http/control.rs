@@ -190,19 +190,24 @@ pub async fn process(State(node): Node, Path((kind, key)): Path<(String, String)
 }
 
 async fn inspect(node: Arc<Shared>, kind: String, key: String) -> Result<view::ProcessView> {
+    let show = node.show.clone();
+    let (found, bytes) = look(node, kind, key).await?;
+    found.view(&bytes, &show)
+}
+
+/// A process and its committed bytes, once they are durable.
+async fn look(node: Arc<Shared>, kind: String, key: String) -> Result<(view::Found, Vec<u8>)> {
     let begun = Instant::now();
     loop {
         match find(&node, &kind, &key)? {
             Some((kind, key, bytes)) => {
                 durable(&node, node.engine().committed()).await?;
-                return found(&kind, &key).view(&bytes, &node.show);
+                return Ok((found(&kind, &key), bytes));
             }
             // Its task is in the middle of something: the log knows, at the cost of reading it.
             None if begun.elapsed() > LOOK_MAX => {
-                return committed(node, move |n| {
-                    view::find_process(n.engine(), &kind, &key, &n.show)
-                })
-                .await;
+                return committed(node, move |n| view::process_in_log(n.engine(), &kind, &key))
+                    .await;
             }
             None => tokio::time::sleep(AGAIN).await,
         }
@@ -213,7 +218,7 @@ fn found(kind: &KindInfo, key: &Key) -> view::Found {
     view::Found {
         flow: kind.flow.clone(),
         kind: kind.name.clone(),
-        key: display(key.bytes()),
+        key: key.bytes().to_vec(),
         partition: Slot::of(key.bytes()).partition(kind.mailbox.partitions),
     }
 }
@@ -243,17 +248,14 @@ pub async fn kill(State(node): Node, Path((kind, key)): Path<(String, String)>) 
 
 /// Puts a kill into the process's mailbox: durable, fenced and in order, like any other message.
 async fn end(node: Arc<Shared>, kind: String, key: String) -> Result<Killed> {
-    let process = inspect(node.clone(), kind, key).await?;
+    let process = look(node.clone(), kind, key).await?.0;
     let kinds = node.node.kinds();
     let info = kinds.into_iter().find(|k| k.name == process.kind && k.flow == process.flow);
-    let info = info.ok_or_else(|| view::unknown_key(&process.kind, &process.key))?;
-    let key = Key::candidates(&process.key).into_iter();
-    // The candidate that is the process's: the one that lies in its partition and reads like it.
-    let key = key.clone().find(|k| found(&info, k).partition == process.partition);
-    let key = key.ok_or_else(|| view::unknown_key(&process.kind, &process.key))?;
+    let shown = display(&process.key);
+    let info = info.ok_or_else(|| view::unknown_key(&process.kind, &shown))?;
     let mail = Mail {
         kind: MailKind::Kill,
-        key: key.bytes().to_vec(),
+        key: process.key.clone(),
         version: 1,
         payload: Vec::new(),
         sender: String::new(),
@@ -274,13 +276,8 @@ async fn end(node: Arc<Shared>, kind: String, key: String) -> Result<Killed> {
     let frame = FrameEncoder::default().encode(header, Some(&mail::to_rows(&[mail])?))?;
     let ticket = node.engine().append(info.mailbox.stream, process.partition, frame)?;
     durable(&node, ticket).await?;
-    node.node.note_kill(&info, key.bytes(), now());
-    Ok(Killed {
-        flow: process.flow,
-        kind: process.kind,
-        key: process.key,
-        partition: process.partition,
-    })
+    node.node.note_kill(&info, &process.key, now());
+    Ok(Killed { flow: process.flow, kind: process.kind, key: shown, partition: process.partition })
 }
 
 pub async fn health(State(node): Node) -> Response {

@@ -99,7 +99,7 @@ pub fn process_in_log(engine: &dyn Engine, kind: &str, key: &str) -> Result<(Fou
                 Ok(())
             })?;
             if let Some(bytes) = found {
-                let key = display(candidate.bytes());
+                let key = candidate.bytes().to_vec();
                 return Ok((Found { flow, kind: kind.into(), key, partition }, bytes));
             }
         }
@@ -114,8 +114,8 @@ pub struct Found {
     pub flow: String,
     /// Its kind.
     pub kind: String,
-    /// Its key, as a person reads it.
-    pub key: String,
+    /// Its key's bytes.
+    pub key: Vec<u8>,
     /// Its partition.
     pub partition: u32,
 }
@@ -127,7 +127,7 @@ impl Found {
     /// If the bytes cannot be shown.
     pub fn view(self, bytes: &[u8], show: &ShowState) -> Result<ProcessView> {
         let Found { flow, kind, key, partition } = self;
-        Ok(ProcessView { flow, kind, key, partition, process: show(bytes)? })
+        Ok(ProcessView { flow, kind, key: display(&key), partition, process: show(bytes)? })
     }
 }
 
@@ -150,7 +150,7 @@ pub fn find_process(
 /// *Cost:* reads the kind's whole state.
 ///
 /// # Errors
-/// [`Code::Unknown`] if there is no such kind.
+/// [`Code::Unknown`] if there is no such kind, or no process behind `after` any more.
 pub fn processes(
     engine: &dyn Engine,
     kind: &str,
@@ -159,7 +159,10 @@ pub fn processes(
     show: &ShowState,
 ) -> Result<Vec<ProcessView>> {
     let table = TableId::of(kind);
-    let after = after.map(|key| Key::text(key).bytes().to_vec());
+    let after = match after {
+        Some(key) => Some(process_in_log(engine, kind, key)?.0.key),
+        None => None,
+    };
     let mut all = BTreeMap::new();
     for (flow, tasks) in tasks(engine, kind)? {
         for (partition, task) in tasks {
@@ -180,7 +183,7 @@ pub fn processes(
         }
     }
     let view = |((key, flow), (partition, bytes)): ((Vec<u8>, String), (u32, Vec<u8>))| {
-        Found { flow, kind: kind.into(), key: display(&key), partition }.view(&bytes, show)
+        Found { flow, kind: kind.into(), key, partition }.view(&bytes, show)
     };
     all.into_iter().map(view).collect()
 }
