@@ -1,5 +1,5 @@
-//! What loses answers must keep the contract all the same: without faults all of it, with faults what
-//! a task relies on.
+//! What loses answers must keep the contract all the same: without faults all of it, with faults
+//! what a task relies on.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
