@@ -106,6 +106,13 @@ fn status(target: &Target, say: &mut Say) -> Result<ExitCode> {
             number(engine.turns),
             number(engine.fsyncs)
         ));
+        if !status.engine_error.is_empty() {
+            say.line(format!("{} wait to be written", bytes(status.pending_bytes)));
+            say.line(&status.engine_error);
+        }
+        if status.worn_out {
+            say.line("too many handlers never returned: the node takes nothing in and will end");
+        }
         status.flows.iter().for_each(|flow| show_flow(flow, say));
         if status.flows.is_empty() {
             say.line("no flows");

@@ -15,7 +15,7 @@ use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Frame, Result,
+    Error, Frame, Result,
     ledger::Ledger,
     turn::{Change, Position, Progress, StreamId, TaskId, Turn},
 };
@@ -99,7 +99,7 @@ pub enum Settlement {
     /// Nobody knows. Drop lease and live state and open again: the log will say.
     Unknown,
     /// The engine cannot go on.
-    Fatal(crate::Error),
+    Fatal(Error),
 }
 
 /// How a task is found when it is opened.
@@ -174,6 +174,25 @@ pub trait Engine: Send + Sync {
 
     /// Figures for `status` and the benches.
     fn stats(&self) -> EngineStats;
+
+    /// Whether it keeps up. Turns are taken in whatever this says; sources are to wait.
+    fn health(&self) -> Health {
+        Health::default()
+    }
+}
+
+/// Whether an engine keeps up with what is handed in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// What keeps it from writing: the last write failed, or `full`. It goes on by itself when it
+    /// can.
+    pub error: Option<Error>,
+    /// Bytes of turns that are committed but not durable.
+    pub pending_bytes: u64,
+    /// Whether what is stored has reached the limit it was given.
+    pub full: bool,
+    /// Frames and state changes that could not be read back, since the engine was opened.
+    pub bad_reads: u64,
 }
 
 /// What an engine has done since it was opened.

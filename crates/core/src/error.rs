@@ -58,6 +58,8 @@ pub enum Code {
     Ahead,
     /// A dead letter: set aside unexecuted, since it would not return or took the node down.
     Unexecuted,
+    /// Too many handlers never returned: the node ends, to be started again.
+    WornOut,
     /// A broken invariant.
     Bug,
 }
@@ -84,6 +86,7 @@ impl Code {
             Code::Handler => "M0016",
             Code::Ahead => "M0017",
             Code::Unexecuted => "M0018",
+            Code::WornOut => "M0019",
             Code::StateVersion => "M0021",
             Code::Bug => "M0099",
         }
@@ -112,6 +115,7 @@ impl Code {
             Handler,
             Ahead,
             Unexecuted,
+            WornOut,
             Bug,
         ];
         all.into_iter().find(|code| code.id() == id)
@@ -131,7 +135,8 @@ impl Code {
             | Code::Undecodable
             | Code::Handler
             | Code::Ahead
-            | Code::Unexecuted => Kind::User,
+            | Code::Unexecuted
+            | Code::WornOut => Kind::User,
             Code::Bug => Kind::Bug,
             _ => Kind::External,
         }
@@ -139,7 +144,7 @@ impl Code {
 
     /// Whether trying the same again can succeed.
     pub fn retry(self) -> bool {
-        matches!(self, Code::DiskFull | Code::Io | Code::InUse | Code::Unreachable)
+        matches!(self, Code::DiskFull | Code::Io | Code::InUse | Code::Unreachable | Code::WornOut)
     }
 }
 

@@ -30,7 +30,7 @@ pub enum Trigger {
     Timer,
     /// A window that closed.
     Firing,
-    /// A call that never returned, or a crash of the whole node.
+    /// A record or message at which a call never returned, or the whole node died.
     Suspect,
 }
 
@@ -53,6 +53,11 @@ impl Trigger {
     /// The inverse of [`Trigger::name`].
     pub fn of_name(name: &str) -> Option<Trigger> {
         Self::ALL.into_iter().find(|(_, n)| *n == name).map(|(t, _)| t)
+    }
+
+    /// Whether it is a record that was set aside; else it is something that had become due.
+    pub fn is_record(self) -> bool {
+        !matches!(self, Trigger::Timer | Trigger::Firing)
     }
 
     /// The stable number of this kind of letter; `docs/errors.md` has a section each.

@@ -34,6 +34,8 @@ pub struct Failure {
     pub backtrace: String,
     /// The policy says that the flow must not go on.
     pub stop: bool,
+    /// The handler was not called: it did not return, or ended the process, before.
+    pub unexecuted: bool,
 }
 
 impl Failure {
@@ -235,9 +237,12 @@ impl Scope<'_> {
         let call = self.probe.call.load(Ordering::Relaxed) + 1;
         self.probe.call.store(call, Ordering::Relaxed);
         match self.suspects.contains(&call) {
-            true => Err(Failure::new(
-                "set aside unexecuted: the call did not return, or ended the process, before",
-            )),
+            true => Err(Failure {
+                unexecuted: true,
+                ..Failure::new(
+                    "set aside unexecuted: the call did not return, or ended the process, before",
+                )
+            }),
             false => Ok(()),
         }
     }
@@ -281,9 +286,13 @@ impl Scope<'_> {
 
     /// Sets a unit aside. Flow, stage, operator, source and time are filled in by the task.
     pub fn dead(&mut self, unit: &Unit<'_>, failure: Failure, payload: Vec<u8>) {
+        let trigger = match unit.trigger {
+            Trigger::Record | Trigger::Message if failure.unexecuted => Trigger::Suspect,
+            other => other,
+        };
         self.out.letters.push(Letter {
             time: self.clock,
-            trigger: unit.trigger,
+            trigger,
             key: unit.key.to_vec(),
             place: unit.origin.0, // the task resolves it to source and place
             column: failure.column,

@@ -3,6 +3,8 @@
 //! *Invariants*
 //! - Before a row is handled, its key's event timers up to the watermark at that row have fired;
 //!   so a process sees the same sequence however rows fall into turns.
+//! - What fires before a row comes to an end: a timer sets others of its clock only for later than
+//!   it was due ([`Context::set_timer`]).
 //! - For every process with timers the heap of each clock holds an entry no later than its
 //!   earliest one.
 //!
@@ -279,6 +281,7 @@ impl<P: Process> ProcessHost<P> {
         });
         cell.bytes_max = bytes_max;
         let Cell { state, timers, .. } = cell;
+        let mut fired_at = None;
         let fired = match &wake {
             Wake::Timer { clock, now } => match timers.take_due(*clock, *now) {
                 Some((due, name)) => {
@@ -286,6 +289,7 @@ impl<P: Process> ProcessHost<P> {
                         timers
                             .set(&name, crate::process::At::Event(due + Duration::from_millis(1)));
                     }
+                    fired_at = Some((*clock, due));
                     Some(name)
                 }
                 None => return Ok(()),
@@ -301,6 +305,8 @@ impl<P: Process> ProcessHost<P> {
             timers,
             effects: &mut self.effects,
             stopped: false,
+            due: fired_at,
+            refused: None,
         };
         if made {
             state.init(&mut ctx)?;
@@ -315,6 +321,9 @@ impl<P: Process> ProcessHost<P> {
             (Wake::Timer { .. }, Some(name)) if &**name == IDLE => ctx.stop(),
             (Wake::Timer { .. }, Some(name)) => state.on_timer(name, &mut ctx)?,
             (Wake::Timer { .. }, None) => {}
+        }
+        if let Some(refused) = ctx.refused.take() {
+            return Err(refused);
         }
         if ctx.stopped {
             state.terminate(&mut ctx)?;

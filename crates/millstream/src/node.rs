@@ -108,8 +108,11 @@ impl Node {
     /// there. A second one ends the program at once, with exit code 130; nothing is lost then
     /// either. If a terminal is attached, how far it is shows there.
     ///
+    /// It ends in the same way, with an error, when more handlers than
+    /// [`Options::abandoned_max`] never returned: only a new process can take back their threads.
+    ///
     /// # Errors
-    /// As [`Node::start`]; if the flow does not fit together; if it fails.
+    /// As [`Node::start`]; if the flow does not fit together; if it fails; [`Code::WornOut`].
     pub fn run(self, flow: Flow) -> Result<()> {
         let signals = self.signals.then(Signals::listen).transpose()?;
         let opening = progress::Opening::new(&self.dir);
@@ -122,10 +125,11 @@ impl Node {
             progress.look();
             !asked()
         });
-        if state == FlowState::Running {
+        if state == FlowState::Running || running.heart.worn_out().is_some() {
             progress.say("stopping: working off what was taken in; Ctrl-C again stops at once");
             running.drain(DRAIN_MAX);
-            state = running.heart.flow(flow.name()).unwrap_or(state);
+            // It may have come to its end by that.
+            state = running.wait_while(flow.name(), Duration::ZERO, || false);
         }
         drop(progress);
         running.stop();
@@ -205,7 +209,9 @@ impl Running {
         state.map_err(|e| Error::corrupt(e.to_string()))
     }
 
-    /// Waits until a flow has finished, failed or stopped.
+    /// Waits until a flow has finished, failed or stopped. It counts as failed, with
+    /// [`Code::WornOut`], when the node drains because too many handlers never returned: the
+    /// program is then to end.
     pub fn wait(&self, flow: &str) -> FlowState {
         self.wait_while(flow, Duration::from_secs(60), || true)
     }
@@ -219,7 +225,11 @@ impl Running {
     ) -> FlowState {
         loop {
             match self.heart.wait(flow, every) {
-                Some(FlowState::Running) if go_on() => {}
+                Some(FlowState::Running) => match self.heart.worn_out() {
+                    Some(error) => return FlowState::Failed(error),
+                    None if go_on() => {}
+                    None => return FlowState::Running,
+                },
                 Some(state) => return state,
                 None => {
                     let unknown = format!("there is no flow `{flow}`");

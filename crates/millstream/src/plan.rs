@@ -39,6 +39,7 @@ pub(crate) fn plan(flow: &Flow, create: CreateStream<'_>) -> Result<Vec<Stage>> 
     }
     let planner = Planner { flow, consumers: consumers(flow) };
     planner.names()?;
+    planner.kinds()?;
     let schemas = planner.schemas()?;
     planner.stages(&schemas, create)
 }
@@ -85,6 +86,21 @@ impl Planner<'_> {
             return Err(
                 self.error(format!("{} partitions; 1 to 1024 are possible", self.flow.partitions))
             );
+        }
+        Ok(())
+    }
+
+    /// `send::<P>` finds its mailbox by the type, so a type is one step's.
+    fn kinds(&self) -> Result<()> {
+        let mut seen = BTreeMap::new();
+        for step in &self.flow.steps {
+            if let StepKind::Process(process) = &step.kind
+                && let Some(other) = seen.insert(process.type_id, &step.name)
+            {
+                return Err(self
+                    .error(format!("`{other}` and `{}` are processes of one type", step.name))
+                    .help("a message is sent to a type: `struct Other(First);` makes another"));
+            }
         }
         Ok(())
     }

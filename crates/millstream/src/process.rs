@@ -143,6 +143,10 @@ pub struct Context<'a, P: Process> {
     pub(crate) timers: &'a mut Timers,
     pub(crate) effects: &'a mut Effects<P::Out>,
     pub(crate) stopped: bool,
+    /// In `on_timer`: the timer's clock, and when it was due.
+    pub(crate) due: Option<(usize, Time)>,
+    /// What the handler has asked for and cannot have; its unit fails.
+    pub(crate) refused: Option<Failure>,
 }
 
 impl<P: Process> Context<'_, P> {
@@ -216,8 +220,22 @@ impl<P: Process> Context<'_, P> {
         Ok(())
     }
 
-    /// Sets the timer called `name`, replacing one of this name.
+    /// Sets the timer called `name`, replacing one of this name. One that is due already is called
+    /// next.
+    ///
+    /// [`Process::on_timer`] can set timers of its own clock only for later than its timer was due;
+    /// else it fails. So timers that set each other always come to an end.
     pub fn set_timer(&mut self, name: &str, at: At) {
+        if let Some((clock, due)) = self.due
+            && clock == at.clock()
+            && at.time() <= due
+        {
+            let why = format!(
+                "timer `{name}` set for {}, by one that was due at {due}: it would never end",
+                at.time()
+            );
+            self.refused.get_or_insert_with(|| Failure::new(why));
+        }
         self.timers.set(name, at);
     }
 

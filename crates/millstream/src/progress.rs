@@ -86,7 +86,10 @@ impl Rows<'_> {
         let Some(flow) = status.flows.iter().find(|f| f.name == self.flow) else { return };
         if let Some((last, rows)) = self.last.replace((now, flow.records)) {
             let new = flow.records.saturating_sub(rows) as f64;
-            overwrite(&line(flow, new / (now - last).as_secs_f64()));
+            match status.engine_error.lines().next() {
+                Some(error) => overwrite(error),
+                None => overwrite(&line(flow, new / (now - last).as_secs_f64())),
+            }
         }
     }
 

@@ -151,6 +151,20 @@ fn a_file_of_json_is_judged_by_its_first_row_with_care() {
 }
 
 #[test]
+fn a_message_must_find_one_step() {
+    let two = rows()
+        .key_by("key")
+        .process::<Keyed>("first", OnError::Stop)
+        .key_by("key")
+        .process::<Keyed>("second", OnError::Stop);
+    says(
+        two,
+        "`first` and `second` are processes of one type\n  \
+         = a message is sent to a type: `struct Other(First);` makes another",
+    );
+}
+
+#[test]
 fn windows_leave_no_gaps() {
     let window = Window::hop("at", Duration::from_secs(60), Duration::from_secs(90));
     let flow = rows().event_time("at", Duration::ZERO).key_by("key");

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use http::{ask, get, post};
+use http::{ask, get, post, until};
 use millstream::{Running, prelude::*, test::Folder};
 use serde_json::json;
 
@@ -62,7 +62,8 @@ fn start(folder: &Path) -> (Running, SocketAddr) {
     node.deploy(&flow(folder)).unwrap();
     let address = node.http().unwrap();
     // Until its source is open, the node says "try again".
-    while post(address, RECORDS, &[], "{\"sensor\":\"warm-up\",\"celsius\":0}").status == 503 {}
+    let warm_up = "{\"sensor\":\"warm-up\",\"celsius\":0}";
+    until("the source is open", || post(address, RECORDS, &[], warm_up).status != 503);
     (node, address)
 }
 
@@ -184,17 +185,15 @@ fn a_stuck_handler_means_429_and_the_control_plane_answers() {
     let body = |sensor| json!({"sensor": sensor, "celsius": 1}).to_string();
     let send = move |sensor| post(address, RECORDS, &[], &body(sensor));
     let stuck = std::thread::spawn(move || {
-        loop {
-            let answer = send("stuck");
-            if answer.status != 503 {
-                break answer.status;
-            }
-        }
+        let mut status = 503;
+        until("the source is open", || {
+            status = send("stuck").status;
+            status != 503
+        });
+        status
     });
     // The only worker is in the handler from here on.
-    while !INSIDE.load(Ordering::SeqCst) {
-        std::hint::spin_loop();
-    }
+    until("the handler is called", || INSIDE.load(Ordering::SeqCst));
     assert!(get(address, "/v1/status").json()["in_step"].to_string().contains("/sensor/"));
     let answer = send("e");
     assert_eq!((answer.status, answer.has("retry-after: 1")), (429, true));
@@ -216,9 +215,9 @@ fn a_killed_process_goes_on_from_its_committed_state() {
     let (node, address) = start(folder.path());
     let send = || post(address, RECORDS, &[], "{\"sensor\":\"f\",\"celsius\":1}").status;
     let readings = || get(address, "/v1/processes/sensor/f").json()["state"]["readings"].clone();
-    let reach = |n: u64| while readings() != n {};
+    let reach = |n: u64| until("the reading is counted", || readings() == n);
     assert_eq!(send(), 200);
-    while get(address, "/v1/processes/sensor/f").status != 200 {}
+    until("the process exists", || get(address, "/v1/processes/sensor/f").status == 200);
     reach(1);
     let killed = ask(address, "POST", "/v1/processes/sensor/f/kill", &[], b"").unwrap();
     assert_eq!((killed.status, killed.json()["key"].clone()), (200, json!("f")));
@@ -234,4 +233,15 @@ fn a_killed_process_goes_on_from_its_committed_state() {
         (404, json!(["did you mean `sensor`?"]))
     );
     assert_eq!(finish(node, folder.path(), "f"), 2);
+}
+
+#[test]
+fn a_node_that_has_just_begun_asks_to_try_again() {
+    let folder = Folder::new("http-begun");
+    let node = Node::embedded(folder.path().join("data")).http(":0").start().unwrap();
+    let answer = post(node.http().unwrap(), RECORDS, &[], "{}");
+    assert_eq!((answer.status, answer.has("retry-after: 1")), (503, true), "{answer:?}");
+    node.deploy(&flow(folder.path())).unwrap();
+    let answer = post(node.http().unwrap(), "/v1/streams/others/records", &[], "{}");
+    assert_eq!(answer.status, 404, "{answer:?}");
 }

@@ -269,3 +269,71 @@ fn a_key_that_is_too_long_costs_its_row() {
         assert!(letters[0].error.contains("the limit is 1024"), "{}", letters[0].error);
     });
 }
+
+/// Sets timers from timers.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Clockwork {
+    ticks: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wind {
+    key: String,
+    at: Time,
+}
+
+impl Process for Clockwork {
+    type In = Wind;
+    type Out = Wind;
+
+    fn handle(&mut self, wind: Wind, ctx: &mut Context<Self>) -> Result<()> {
+        match wind.key.as_str() {
+            "processing" => ctx.set_timer("tick", At::Processing(ctx.now())),
+            _ => ctx.set_timer("tick", At::Event(wind.at)),
+        }
+        Ok(())
+    }
+
+    fn on_timer(&mut self, _: &str, ctx: &mut Context<Self>) -> Result<()> {
+        self.ticks += 1;
+        match &*ctx.key() {
+            "event" => ctx.set_timer("tick", At::Event(ctx.time())),
+            "processing" => ctx.set_timer("tick", At::Processing(ctx.now())),
+            _ if self.ticks.is_multiple_of(5) => {}
+            _ => ctx.set_timer("tick", At::Event(ctx.time() + Duration::from_millis(1))),
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_timer_that_sets_itself_again_and_again_is_set_aside() {
+    for seed in 0..6 {
+        let flow = Flow::new("f")
+            .source("winds", Stdin::json_lines())
+            .event_time("at", Duration::ZERO)
+            .key_by("key")
+            .process::<Clockwork>("clockwork", OnError::DeadLetter)
+            .sink("out", Discard::new());
+        let mut t = TestNode::new(flow).seed(seed).turn_rows([1, 2, 1_000][seed as usize % 3]);
+        for at in [10, 500, 1_000] {
+            for key in ["event", "processing", "five"] {
+                t.put("winds", json!({ "key": key, "at": at }));
+            }
+        }
+        t.end().crash(Crash::AtCommit(1 + seed)).run_until_idle();
+        t.advance(Duration::from_secs(1));
+        assert_eq!(t.state::<Clockwork>("five").ticks, 15);
+        assert_eq!(t.state::<Clockwork>("event").ticks, 0);
+        let letters = t.dead_letters();
+        let of = |key: &str| {
+            let key = Key::text(key);
+            letters.iter().filter(|l| l.key == key.bytes()).collect::<Vec<_>>()
+        };
+        assert_eq!((of("event").len(), of("five").len()), (3, 0));
+        assert!(of("event")[0].error.contains("it would never end"), "{}", letters[0].error);
+        // How many rows come before the clock's timer fires is a matter of time.
+        assert!((1..=3).contains(&of("processing").len()), "{letters:?}");
+        t.assert_ledger_balanced();
+    }
+}

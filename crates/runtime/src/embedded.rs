@@ -46,7 +46,6 @@ pub use compact::Compactor;
 pub use engine::{EmbeddedEngine, Opened};
 pub use lock::{DirLock, dir_holder, holder_http, open_dir, open_read_only};
 pub use options::{Durability, Options};
-pub use shared::Health;
 pub use threads::Threads;
 
 #[expect(unused_imports, reason = "named in the documentation above")]

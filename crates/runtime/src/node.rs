@@ -30,7 +30,7 @@ use crate::{
     queue::{Queue, SlotId},
     stage::{Front, Mailbox, Stage},
     supervisor::{
-        Exit, FlowSpec, Report, TaskPath, Throttle, Tree, report,
+        Exit, FlowSpec, Report, TaskPath, Throttle, Tree, What, report,
         tree::{Decision, Event},
     },
     task::{Did, Surroundings, Task, TaskStats, caution::Floor},
@@ -49,9 +49,13 @@ pub struct Options {
     pub backlog_rows_max: u64,
     /// Unread bytes at which they pause.
     pub backlog_bytes_max: u64,
+    /// Committed bytes that are not durable yet at which all sources pause: a disk that is full or
+    /// slow must not fill the memory.
+    pub pending_bytes_max: u64,
     /// A handler that has not returned for this long is given up.
     pub call_timeout: Duration,
-    /// Threads given up before the node asks to be restarted.
+    /// Handlers given up, and the threads they are in, beyond which the node takes in nothing more
+    /// and asks to be started again.
     pub abandoned_max: u32,
 }
 
@@ -60,6 +64,7 @@ impl Default for Options {
         Options {
             backlog_rows_max: 1_000_000,
             backlog_bytes_max: 256 << 20,
+            pending_bytes_max: 256 << 20,
             call_timeout: Duration::from_secs(5),
             abandoned_max: 2,
         }
@@ -126,7 +131,7 @@ pub struct Node {
     reports: Mutex<Reports>,
     changed: Condvar,
     abandoned: AtomicU64,
-    draining: AtomicBool,
+    draining: Arc<AtomicBool>,
     floor: Arc<Floor>,
 }
 
@@ -135,6 +140,7 @@ struct FlowEntry {
     state: FlowState,
     slots: Vec<SlotId>,
     streams: Vec<StreamId>,
+    /// By a breaker.
     paused: Arc<AtomicBool>,
 }
 
@@ -162,7 +168,7 @@ struct Tenant {
     keys: AtomicU64,
     settled: AtomicBool,
     stats: Mutex<TaskStats>,
-    /// When the tree was last told of handled records, and how many rows there were by then.
+    /// When the tree was last told of handled records, and how many there were by then.
     told: Mutex<(Time, u64)>,
 }
 
@@ -203,7 +209,7 @@ impl Node {
             }),
             changed: Condvar::new(),
             abandoned: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
+            draining: Arc::default(),
             floor: Arc::default(),
         }))
     }
@@ -286,13 +292,15 @@ impl Node {
         id
     }
 
-    /// Sources pause at the high-water mark and go on at half of it.
+    /// Sources pause at the high-water mark and go on at half of it. They pause, too, while the
+    /// engine cannot take more; what was taken in is still worked off, with what room is left.
     fn gate(
         &self,
         streams: Vec<StreamId>,
         paused: Arc<AtomicBool>,
     ) -> Arc<dyn Fn() -> bool + Send + Sync> {
         let (engine, options) = (self.engine.clone(), self.options.clone());
+        let draining = self.draining.clone();
         let full = AtomicBool::new(false);
         Arc::new(move || {
             let (mut rows, mut bytes) = (0, 0);
@@ -301,11 +309,14 @@ impl Node {
                 rows += backlog.rows;
                 bytes += backlog.bytes;
             }
+            let health = engine.health();
             let part = if full.load(Ordering::Relaxed) { 2 } else { 1 };
-            let over =
-                rows > options.backlog_rows_max / part || bytes > options.backlog_bytes_max / part;
+            let over = rows > options.backlog_rows_max / part
+                || bytes > options.backlog_bytes_max / part
+                || health.pending_bytes > options.pending_bytes_max / part
+                || health.full;
             full.store(over, Ordering::Relaxed);
-            !over && !paused.load(Ordering::Relaxed)
+            !over && !paused.load(Ordering::Relaxed) && !draining.load(Ordering::Relaxed)
         })
     }
 
@@ -315,7 +326,7 @@ impl Node {
             return false;
         };
         let gate = lock(&self.slots).get(slot).map(|s| s.around.gate.clone());
-        !self.draining.load(Ordering::Relaxed) && gate.is_some_and(|gate| gate())
+        gate.is_some_and(|gate| gate())
     }
 
     /// Runs one ready task for one step. `false` if there was none.
@@ -337,16 +348,17 @@ impl Node {
         let begun = clock();
         let before = *lock(&tenant.stats);
         tenant.since.store(now.ms(), Ordering::Relaxed);
-        let did = {
+        let (did, used) = {
             let mut task = lock(&tenant.task);
             let did = task.step(now);
+            let used = clock().saturating_sub(begun);
+            task.took(used);
             tenant.keys.store(task.keys() as u64, Ordering::Relaxed);
             tenant.settled.store(task.is_settled(), Ordering::Relaxed);
             *lock(&tenant.stats) = task.stats();
-            did
+            (did, used)
         };
         tenant.since.store(i64::MIN, Ordering::Relaxed);
-        let used = clock().saturating_sub(begun);
         if !Arc::ptr_eq(&tenant, &lock(&slot.current)) {
             return false;
         }
@@ -362,6 +374,8 @@ impl Node {
             Did::Failed(error) if error.code() == Code::Fenced => {
                 // Another lease has it, or nobody knows what became of a commit: the log will say.
                 self.queue.done(id, used, true, None);
+                let code = error.code().id();
+                self.note(&slot.path, What::Fenced, code, error.message(), 1, now);
             }
             Did::Failed(error) => {
                 self.queue.done(id, used, false, None);
@@ -376,23 +390,29 @@ impl Node {
     /// were, else once a second.
     fn account(&self, path: &TaskPath, tenant: &Tenant, before: TaskStats, now: Time) {
         let after = *lock(&tenant.stats);
-        let bad = after.letters.saturating_sub(before.letters);
+        let letters = after.letters.saturating_sub(before.letters);
         let mut told = lock(&tenant.told);
-        if bad == 0 && now < told.0 + ACCOUNT_EVERY {
+        if letters == 0 && now < told.0 + ACCOUNT_EVERY {
             return;
         }
-        let good = after.rows.saturating_sub(told.1).saturating_sub(bad);
-        *told = (now, after.rows);
+        // Rows that were made of one record may all be bad: it counts once.
+        let records = after.records.saturating_sub(told.1);
+        let bad = after.bad.saturating_sub(before.bad).min(records);
+        let good = records - bad;
+        *told = (now, after.records);
         drop(told);
         if good + bad > 0 {
             self.tell(Event::Handled { task: path.clone(), good, bad }, now);
         }
-        if bad > 0 {
-            let what = crate::supervisor::What::DeadLetters;
-            let reason = "records set aside; see the dead letters".to_string();
-            let code = String::new();
-            self.tell(Event::Noted { task: path.clone(), what, code, reason, count: bad }, now);
+        if letters > 0 {
+            self.note(path, What::DeadLetters, "", "set aside; see the dead letters", letters, now);
         }
+    }
+
+    /// Says on `$supervisor` what counts as nothing.
+    fn note(&self, path: &TaskPath, what: What, code: &str, reason: &str, count: u64, now: Time) {
+        let (task, code, reason) = (path.clone(), code.to_string(), reason.to_string());
+        self.tell(Event::Noted { task, what, code, reason, count }, now);
     }
 
     fn failed(&self, path: &TaskPath, error: Error, now: Time) {
@@ -489,6 +509,12 @@ impl Node {
         drop(appended);
     }
 
+    /// Says what still waits to be said on `$supervisor`: the node stops.
+    pub(crate) fn say_the_rest(&self) {
+        let waiting = lock(&self.reports).throttle.drain();
+        self.publish(waiting);
+    }
+
     /// Lets supervisors and reports see that time has passed.
     pub fn tick(&self, now: Time) {
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
@@ -553,11 +579,11 @@ impl Node {
         all.into_iter().map(|(_, name, state)| (name, state)).collect()
     }
 
-    /// Waits until a flow no longer runs, at most `wait`.
+    /// Waits until a flow no longer runs or the node is worn out, at most `wait`.
     pub fn wait(&self, flow: &str, wait: Duration) -> Option<FlowState> {
         let flows = lock(&self.flows);
         let running = |f: &mut BTreeMap<String, FlowEntry>| {
-            f.get(flow).is_some_and(|f| f.state == FlowState::Running)
+            f.get(flow).is_some_and(|f| f.state == FlowState::Running) && self.worn_out().is_none()
         };
         let (flows, _) = self
             .changed
@@ -606,8 +632,7 @@ impl Node {
         let task = KeySlot::of(key).partition(kind.mailbox.partitions);
         let task = TaskPath::new(&kind.flow, &kind.name, task);
         let reason = format!("{}/{} was killed by request", kind.name, display(key));
-        let (what, code) = (crate::supervisor::What::Killed, String::new());
-        self.tell(Event::Noted { task, what, code, reason, count: 1 }, now);
+        self.note(&task, What::Killed, "", &reason, 1, now);
     }
 
     /// The committed state of a process, found on whichever task has it.
@@ -619,10 +644,9 @@ impl Node {
         })
     }
 
-    /// Stops the sources of all flows; what was taken in is still worked off.
+    /// Stops the sources of all flows for good; what was taken in is still worked off.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        lock(&self.flows).values().for_each(|f| f.paused.store(true, Ordering::Relaxed));
     }
 
     /// Whether [`Node::drain`] was called.
@@ -682,10 +706,12 @@ impl Node {
         self.abandoned.fetch_add(1, Ordering::Relaxed);
         self.queue.switch_off(id);
         self.queue.switch_on(id);
-        let what = crate::supervisor::What::AbandonedThread;
+        if self.worn_out().is_some() {
+            self.drain();
+            self.changed.notify_all();
+        }
         let reason = format!("call {call} has not returned for {:?}", self.options.call_timeout);
-        let task = slot.path.clone();
-        self.tell(Event::Noted { task, what, code: String::new(), reason, count: 1 }, now);
+        self.note(&slot.path, What::AbandonedThread, "", &reason, 1, now);
     }
 
     /// Whether a thread of this node never came back.
@@ -693,9 +719,16 @@ impl Node {
         self.abandoned.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether so many threads were given up that the process should be replaced.
-    pub fn is_worn_out(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed) > u64::from(self.options.abandoned_max)
+    /// Why the process has to be replaced: so many threads were given up. The node drains by
+    /// itself; whoever runs it ends with this error once that is done.
+    pub fn worn_out(&self) -> Option<Error> {
+        let (n, max) = (self.abandoned.load(Ordering::Relaxed), self.options.abandoned_max);
+        let timeout = self.options.call_timeout;
+        let message = format!("{n} handlers did not return within {timeout:?}; {max} may do so");
+        let error = Error::new(Code::WornOut, message)
+            .help("start the program again, or let a service manager: it goes on from what was committed")
+            .help("their records are dead letters (M0018): mend what they stuck in");
+        (n > u64::from(max)).then_some(error)
     }
 }
 

@@ -151,10 +151,12 @@ pub struct Mailbox {
 pub struct Limits {
     /// Rows taken in.
     pub rows_max: usize,
-    /// Bytes of frames taken in.
+    /// Bytes of frames, or of a source's rows, taken in.
     pub bytes_max: usize,
     /// Timers and windows fired.
     pub firings_max: usize,
+    /// How long it takes: after a longer one, fewer rows are taken in and less is fired.
+    pub time_max: Duration,
     /// How long a source gathers what arrives after a turn before it begins the next one; less if
     /// its inlet is full. So an event that comes alone is taken at once, and a steady stream of
     /// them makes few turns with frames worth their cost.
@@ -172,6 +174,7 @@ impl Default for Limits {
             rows_max: 65_536,
             bytes_max: 8 << 20,
             firings_max: 16_384,
+            time_max: Duration::from_millis(250),
             gather: Duration::from_millis(5),
             watermark_every: Duration::from_millis(100),
             attempts_max: 3,

@@ -108,14 +108,14 @@ impl<V: Value> Table<V> {
     /// Makes room for `n` keys at once.
     pub fn reserve(&mut self, n: usize) {
         self.entries.reserve(n);
-        self.index.reserve(n, |&e| u64::from(self.entries[e as usize].hash));
+        self.index.reserve(n, |&e| spread(self.entries[e as usize].hash));
     }
 
     /// The key's entry, if it has one. `hash` is [`millstream_core::key::hash`] of `key`.
     #[inline]
     pub fn find(&self, hash: u64, key: &[u8]) -> Option<EntryId> {
         let short = short(hash);
-        self.index.find(u64::from(short), |&e| self.matches(e, short, key)).map(|&e| EntryId(e))
+        self.index.find(spread(short), |&e| self.matches(e, short, key)).map(|&e| EntryId(e))
     }
 
     /// The key's entry, made if it has none.
@@ -146,13 +146,12 @@ impl<V: Value> Table<V> {
                 u32::try_from(self.entries.len() - 1).expect("fewer than 4 billion keys a task")
             }
         };
-        self.index
-            .insert_unique(u64::from(hash), at, |&e| u64::from(self.entries[e as usize].hash));
+        self.index.insert_unique(spread(hash), at, |&e| spread(self.entries[e as usize].hash));
         EntryId(at)
     }
 
     fn remove_entry(&mut self, at: u32) {
-        let hash = u64::from(self.entries[at as usize].hash);
+        let hash = spread(self.entries[at as usize].hash);
         if let Ok(found) = self.index.find_entry(hash, |&e| e == at) {
             found.remove();
         }
@@ -323,6 +322,11 @@ fn short(hash: u64) -> u32 {
     (hash >> 32) as u32
 }
 
+/// The index takes a place from the low bits and a tag from the highest: both must differ.
+fn spread(short: u32) -> u64 {
+    u64::from(short) << 32 | u64::from(short)
+}
+
 fn join(key: &[u8], value: &[u8]) -> Box<[u8]> {
     let mut bytes = Vec::with_capacity(key.len() + value.len());
     bytes.extend_from_slice(key);
@@ -378,8 +382,7 @@ impl<V: Value> StateTable for Table<V> {
 
     fn restore(&mut self, change: Change<'_>) -> Result<()> {
         let hash = short(millstream_core::key::hash(change.key));
-        let found =
-            self.index.find(u64::from(hash), |&e| self.matches(e, hash, change.key)).copied();
+        let found = self.index.find(spread(hash), |&e| self.matches(e, hash, change.key)).copied();
         match (found, change.value) {
             (Some(at), Some(value)) => self.entries[at as usize].bytes = join(change.key, value),
             (Some(at), None) => self.remove_entry(at),

@@ -16,6 +16,7 @@ pub mod caution;
 pub mod chain;
 mod exchange;
 mod input;
+mod pace;
 mod sink;
 mod source;
 
@@ -42,13 +43,14 @@ use self::{
     chain::{Chain, Produced, Setting, Step},
     exchange::{Exchange, Stamp},
     input::StreamInputs,
+    pace::Pace,
     sink::SinkOutput,
     source::SourceInput,
 };
 use crate::{
     connect::Connectors,
     node::Looked,
-    stage::{Front, Stage},
+    stage::{Front, Limits, Stage},
 };
 
 /// Turns that stay careful after one that had failures.
@@ -102,6 +104,7 @@ pub struct Task {
     live: Option<Live>,
     /// The turn that calls never returned from, and which ones it goes without.
     suspect: Option<TurnPlan>,
+    pace: Pace,
     stats: TaskStats,
 }
 
@@ -112,9 +115,11 @@ pub struct TaskStats {
     pub turns: u64,
     /// Turns that were run again, unit by unit.
     pub isolated: u64,
-    /// Rows taken in.
-    pub rows: u64,
-    /// Units set aside.
+    /// Records taken in, with those that could not be decoded.
+    pub records: u64,
+    /// Records set aside.
+    pub bad: u64,
+    /// What was set aside: these, timers and firings.
     pub letters: u64,
     /// Times the task was opened.
     pub opens: u64,
@@ -179,6 +184,7 @@ impl Task {
             probe,
             live: None,
             suspect: None,
+            pace: Pace::new(),
             stats: TaskStats::default(),
         }
     }
@@ -274,6 +280,11 @@ impl Task {
             self.live = None;
             Did::Failed(error)
         })
+    }
+
+    /// The last step has taken this long: the next turns are made accordingly.
+    pub fn took(&mut self, used: Duration) {
+        self.pace.took(used, &self.stage.limits);
     }
 
     fn open(&mut self) -> Result<Did> {
@@ -431,11 +442,21 @@ impl Task {
         self.commit(live, intake, produced, clock)
     }
 
-    fn intake(&mut self, live: &mut Live, until: &[Position], clock: Time) -> Result<Intake> {
-        let mut limits = self.stage.limits;
-        if let Some(caution) = live.cautious {
-            limits.rows_max = caution.step;
+    /// The bounds of the next turn.
+    fn limits(&self, live: &Live) -> Limits {
+        let limits = self.stage.limits;
+        match live.cautious {
+            Some(Caution { step, .. }) => {
+                Limits { rows_max: step, firings_max: step.min(limits.firings_max), ..limits }
+            }
+            // A turn that hung is run again as it was.
+            None if self.suspect.is_some() => limits,
+            None => self.pace.bound(&limits),
         }
+    }
+
+    fn intake(&mut self, live: &mut Live, until: &[Position], clock: Time) -> Result<Intake> {
+        let limits = self.limits(live);
         let mut intake = Intake {
             steps: Vec::new(),
             letters: Vec::new(),
@@ -498,10 +519,7 @@ impl Task {
             clock,
             before: live.progress.watermark,
             after: intake.next.watermark,
-            firings_max: live
-                .cautious
-                .map_or(usize::MAX, |c| c.step)
-                .min(self.stage.limits.firings_max),
+            firings_max: self.limits(live).firings_max,
             suspects,
         };
         if live.careful == 0 && suspects.is_empty() {
@@ -536,6 +554,7 @@ impl Task {
         mut produced: Produced,
         clock: Time,
     ) -> Result<Did> {
+        let taken = intake.rows + intake.letters.len();
         let mut next = intake.next;
         let before = std::mem::take(&mut live.progress);
         next.turn = before.turn + 1;
@@ -577,6 +596,7 @@ impl Task {
             letters.pop();
         }
         self.stats.letters += letters.len() as u64;
+        self.stats.bad += letters.iter().filter(|l| l.trigger.is_record()).count() as u64;
         live.exchange.letters(letters, stamp, &mut outputs, sent)?;
         if !produced.more {
             live.exchange.watermarks(
@@ -593,7 +613,8 @@ impl Task {
         live.progress = next.clone();
         let ticket = live.lease.commit(Turn { progress: next, delta: produced.delta, outputs });
         self.stats.turns += 1;
-        self.stats.rows += intake.rows as u64;
+        self.stats.records += taken as u64;
+        self.pace.turn(taken, live.more);
         live.unsettled.push_back(ticket);
         live.tried = announced.and_then(|(_, hold)| Some((ticket, hold?)));
         if !intake.durable.is_empty() {

@@ -23,7 +23,7 @@ use crate::{
 
 /// How long a worker without work sleeps at most.
 const IDLE_MAX: Duration = Duration::from_secs(1);
-/// How often the watchdog looks.
+/// How often the watchdog looks, unless handlers have less time.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// How long a connector waits for its source or for room before it looks around.
 const PULL_WAIT: Duration = Duration::from_millis(250);
@@ -186,8 +186,9 @@ impl Workers {
         let weak = Arc::downgrade(&workers);
         let watchdog = spawn("watchdog", 1 << 20, move || {
             let mut seen = BTreeMap::new();
+            let every = WATCH_EVERY.min(node.options().call_timeout / 2);
             while !stop.load(Ordering::Relaxed) {
-                thread::park_timeout(WATCH_EVERY);
+                thread::park_timeout(every.max(Duration::from_millis(1)));
                 for _ in 0..node.watch(&mut seen, now()) {
                     if let Some(workers) = weak.upgrade() {
                         // Without a thread to spare the others carry on; there is nobody to tell.
@@ -240,5 +241,6 @@ impl Workers {
                 drop(thread.join());
             }
         }
+        self.node.say_the_rest();
     }
 }

@@ -281,7 +281,7 @@ async fn end(node: Arc<Shared>, kind: String, key: String) -> Result<Killed> {
 }
 
 pub async fn health(State(node): Node) -> Response {
-    let (status, word) = match node.node.is_worn_out() {
+    let (status, word) = match node.node.worn_out().is_some() {
         false => (StatusCode::OK, "ok\n"),
         true => (StatusCode::SERVICE_UNAVAILABLE, "worn out: restart the node\n"),
     };

@@ -196,7 +196,11 @@ async fn take(
     options: &Options,
     request: Request,
 ) -> Result<Accepted, Refused> {
-    let source = node.registry.find(name).map_err(|e| refused(StatusCode::NOT_FOUND, e))?;
+    let source = node.registry.find(name).map_err(|e| match node.node.flows().is_empty() {
+        // A client must not take a node that has just begun for one without this stream.
+        true => again("the node has just begun: it runs no flow yet"),
+        false => refused(StatusCode::NOT_FOUND, e),
+    })?;
     admit(&node, &source)?;
     let headers = request.headers();
     let sequence = sequence(headers)?;
@@ -261,10 +265,14 @@ fn admit(node: &Shared, source: &Registered) -> Result<(), Refused> {
         }
         _ => return Err(again(format!("flow `{}` does not run", source.flow))),
     }
-    match node.node.accepts(&source.flow) {
-        true => Ok(()),
-        false => Err(behind("its streams hold more than they should")),
+    if node.node.accepts(&source.flow) {
+        return Ok(());
     }
+    Err(behind(match node.node.engine().health().error.map(|e| e.code()) {
+        Some(Code::DiskFull) => "its disk is full",
+        Some(_) => "its disk cannot be written",
+        None => "its streams hold more than they should",
+    }))
 }
 
 async fn read(body: Body) -> Result<Bytes, Refused> {

@@ -34,6 +34,10 @@ pub struct Status {
     pub flows: Vec<FlowView>,
     /// What the engine has done since it was opened.
     pub engine: EngineStats,
+    /// What keeps the engine from writing, as printed; empty if nothing does. It goes on by itself.
+    pub engine_error: String,
+    /// Bytes that are committed and not durable yet.
+    pub pending_bytes: u64,
 }
 
 /// How a flow is.
@@ -88,15 +92,18 @@ impl FlowView {
 /// # Errors
 /// If state cannot be read.
 pub fn status(engine: &dyn Engine, node: Option<&Node>) -> Result<Status> {
+    let health = engine.health();
     let in_step = node.map(|n| n.tasks()).unwrap_or_default().into_iter().find(|t| t.running);
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         running: node.is_some(),
         draining: node.is_some_and(|n| n.is_draining()),
-        worn_out: node.is_some_and(|n| n.is_worn_out()),
+        worn_out: node.is_some_and(|n| n.worn_out().is_some()),
         in_step: in_step.map(|task| task.path.to_string()).unwrap_or_default(),
         flows: flows(engine, node)?,
         engine: engine.stats(),
+        engine_error: health.error.map(|e| e.to_string()).unwrap_or_default(),
+        pending_bytes: health.pending_bytes,
         ..Status::default()
     })
 }

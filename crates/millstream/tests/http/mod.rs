@@ -10,6 +10,30 @@ use std::{
 
 use serde_json::Value;
 
+/// No test waits longer than this for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is so.
+///
+/// # Panics
+/// If it is not so for too long: a test that hangs for ever says nothing.
+pub fn until(what: &str, so: impl FnMut() -> bool) {
+    assert!(in_time(so), "still waiting after {PATIENCE:?}: {what}");
+}
+
+/// The same, and whether it was so in time.
+pub fn in_time(mut so: impl FnMut() -> bool) -> bool {
+    // Clock: only so that what hangs fails.
+    let begun = std::time::Instant::now();
+    while !so() {
+        if begun.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
 /// An answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -38,6 +62,7 @@ pub fn ask(
 ) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(node)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(20)))?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| *name == "Host") {
         head += &format!("Host: {node}\r\n");

@@ -74,9 +74,10 @@ impl Expected {
     fn account(&mut self, cells: &mut HashMap<String, Cell>, row: &Row, line: u64, stamp: i64) {
         self.fire(cells, &row.key, stamp);
         let v = row.v;
-        let poison = matches!(v % 97, 1 | 2) || v % HANG == 7;
-        if poison || (row.key == "cursed" && !cells.contains_key(&row.key)) {
-            self.dead("account", "record", line, &row.key);
+        let cursed = row.key == "cursed" && !cells.contains_key(&row.key);
+        let fails = cursed || matches!(v % 97, 1 | 2);
+        if fails || v % HANG == 7 {
+            self.dead("account", if fails { "record" } else { "suspect" }, line, &row.key);
             return;
         }
         let cell = cells.entry(row.key.clone()).or_insert(Cell {

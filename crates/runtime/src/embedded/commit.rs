@@ -36,7 +36,7 @@ pub enum Progress {
     Idle,
     /// Something; there may be more.
     Worked,
-    /// It failed; [`super::Health::error`] says why. Try again later.
+    /// It failed; [`millstream_core::engine::Health::error`] says why. Try again later.
     Failed,
 }
 

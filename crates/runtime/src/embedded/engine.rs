@@ -5,7 +5,9 @@ use std::sync::Arc;
 use millstream_core::{
     Code, Error, Frame, Result,
     disk::Disk,
-    engine::{Backlog, Engine, EngineStats, Lease, StreamInfo, StreamSpec, TaskSpec, Ticket},
+    engine::{
+        Backlog, Engine, EngineStats, Health, Lease, StreamInfo, StreamSpec, TaskSpec, Ticket,
+    },
     ledger::Ledger,
     turn::{Change, Progress, StreamId, TaskId},
 };
@@ -19,7 +21,7 @@ use super::{
     options::Options,
     record::{Kind, OpenMeta, Record, StreamMeta},
     recover::recover,
-    shared::{Health, Inner, Reader, Shared},
+    shared::{Inner, Reader, Shared},
     snapshot::conflict,
     state::{no_partition, partition},
 };
@@ -89,16 +91,6 @@ impl EmbeddedEngine {
     /// Bytes of turns that are committed but not durable. Whoever produces turns stops at a bound.
     pub fn pending_bytes(&self) -> u64 {
         self.shared.lock().pending_bytes
-    }
-
-    /// How the engine is.
-    pub fn health(&self) -> Health {
-        let inner = self.shared.lock();
-        Health {
-            error: inner.commit_error.clone().or_else(|| inner.upkeep_error.clone()),
-            pending_bytes: inner.pending_bytes,
-            bad_reads: self.shared.bad_reads.load(std::sync::atomic::Ordering::Relaxed),
-        }
     }
 
     /// Refuses further turns and lets [`Committer::run`] return once everything queued was written
@@ -243,8 +235,34 @@ impl Engine for EmbeddedEngine {
 
     fn stats(&self) -> EngineStats {
         let inner = self.shared.lock();
-        let segments = inner.state.space.segments.iter().map(|(base, s)| s.end - base);
-        let runs = inner.state.tasks.iter().flat_map(|t| &t.runs).map(|r| r.bytes);
-        EngineStats { bytes_stored: segments.chain(runs).sum(), ..inner.stats }
+        EngineStats { bytes_stored: inner.stored(), ..inner.stats }
+    }
+
+    fn health(&self) -> Health {
+        let mut inner = self.shared.lock();
+        let full = inner.is_full(&self.shared.options);
+        if full {
+            // Nothing may be written that would tell the compactor; and whoever asks waits for it.
+            inner.upkeep += 1;
+            self.shared.upkeep.notify_one();
+        }
+        let limit = || {
+            let (stored, max) = (inner.stored(), self.shared.options.disk_bytes_max?);
+            let message = format!("{stored} bytes are stored; the limit is {max}, so sources wait");
+            let error = Error::new(Code::DiskFull, message)
+                .help("raise `disk_bytes_max`, and leave room on the disk beyond it");
+            full.then_some(error)
+        };
+        let error = inner.commit_error.clone().or_else(|| inner.upkeep_error.clone());
+        let place = self.shared.dir_lock.as_ref().map(|lock| lock.dir().display());
+        Health {
+            error: error.or_else(limit).map(|e| match place {
+                Some(place) => e.at(place),
+                None => e,
+            }),
+            pending_bytes: inner.pending_bytes,
+            full,
+            bad_reads: self.shared.bad_reads.load(std::sync::atomic::Ordering::Relaxed),
+        }
     }
 }

@@ -43,6 +43,12 @@ pub(super) fn step(compactor: &mut Compactor) -> Result<bool> {
 fn candidate(shared: &Shared, compactor: &Compactor) -> Option<(Extent, Arc<dyn DiskFile>)> {
     let options = &shared.options;
     let mut inner = shared.lock();
+    // With no room left more has to go, though it costs more than it saves.
+    let full = inner.is_full(options);
+    let (roll_at, garbage_min, percent) = match full {
+        true => (options.segment_bytes / 4, 0, 75),
+        false => (2 * options.segment_bytes, options.garbage_bytes_min, options.evacuate_percent),
+    };
     let (mut dead, mut garbage) = (0, 0);
     let mut best: Option<(u64, Extent, Arc<dyn DiskFile>)> = None;
     let active = inner.state.space.segments.keys().next_back().copied();
@@ -50,14 +56,17 @@ fn candidate(shared: &Shared, compactor: &Compactor) -> Option<(Extent, Arc<dyn 
         // A segment that was closed early wastes no bytes but a file.
         let len = (segment.end - base).max(options.segment_bytes).saturating_sub(segment.head);
         if Some(*base) == active {
+            // What is dead in it can only go once it is closed.
+            let own = (segment.end - base).saturating_sub(segment.head + segment.live);
+            dead += if full { own } else { 0 };
             continue;
         }
         if segment.live == 0 {
-            dead += segment.end - base;
+            dead += (segment.end - base).saturating_sub(segment.head);
             continue;
         }
         garbage += len.saturating_sub(segment.live);
-        let mostly_dead = segment.live * 100 <= len * options.evacuate_percent;
+        let mostly_dead = segment.live * 100 <= len * percent;
         if mostly_dead
             && !compactor.damaged.contains(base)
             && best.as_ref().is_none_or(|(live, ..)| segment.live < *live)
@@ -66,11 +75,11 @@ fn candidate(shared: &Shared, compactor: &Compactor) -> Option<(Extent, Arc<dyn 
             best = Some((segment.live, extent, segment.file.clone()));
         }
     }
-    if dead >= 2 * options.segment_bytes && !inner.roll {
+    if dead >= roll_at && !inner.roll {
         inner.roll = true;
         shared.work.notify_one();
     }
-    best.filter(|_| garbage > options.garbage_bytes_min).map(|(_, extent, file)| (extent, file))
+    best.filter(|_| garbage > garbage_min).map(|(_, extent, file)| (extent, file))
 }
 
 /// Copies what is alive in a segment, as far as a step may. Returns the record's number.

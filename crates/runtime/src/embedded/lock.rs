@@ -76,6 +76,11 @@ impl DirLock {
         Ok(lock)
     }
 
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
     /// Writes where the node can be asked, for whoever finds the directory taken.
     pub fn announce(&self, http: &str) -> Result<()> {
         self.write(&Holder { pid: std::process::id(), http: Some(http.into()) })

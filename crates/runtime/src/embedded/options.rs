@@ -27,6 +27,11 @@ pub struct Options {
     pub sync_every: Duration,
     /// Written frames are kept in memory for their readers up to this many bytes.
     pub cache_bytes: usize,
+    /// Stored bytes at which sources wait, until what nobody needs any more was removed; `None`: no
+    /// limit. What was taken in is still worked off, so leave a reserve on the disk beyond it: the
+    /// unread bytes that flows may have, and a few segments. The limit itself has to hold the state
+    /// twice, its changes (`compact_bytes_min` per task) and four segments.
+    pub disk_bytes_max: Option<u64>,
     /// How long the committer's thread waits before it tries a failed write again.
     pub retry: Duration,
     /// State changes of a task are sorted into a run when there are at least this many bytes...
@@ -55,6 +60,7 @@ impl Default for Options {
             batch_bytes: 16 << 20,
             sync_every: Duration::from_millis(1),
             cache_bytes: 64 << 20,
+            disk_bytes_max: None,
             retry: Duration::from_millis(200),
             compact_bytes_min: 4 << 20,
             compact_percent: 100,

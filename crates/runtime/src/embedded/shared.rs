@@ -29,17 +29,6 @@ use super::{
     stream::{Found, Place},
 };
 
-/// How the engine is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    /// Why the last step of committer or compactor failed; `None` if it did not.
-    pub error: Option<Error>,
-    /// Bytes of turns that are committed but not durable.
-    pub pending_bytes: u64,
-    /// Frames and deltas that could not be read back, since the engine was opened.
-    pub bad_reads: u64,
-}
-
 pub(super) struct Shared {
     pub disk: Arc<dyn Disk>,
     pub options: Options,
@@ -120,6 +109,18 @@ impl Inner {
         let seq = self.next_seq;
         self.next_seq += 1;
         seq
+    }
+
+    /// Bytes in segments and runs.
+    pub fn stored(&self) -> u64 {
+        let segments = self.state.space.segments.iter().map(|(base, s)| s.end - base);
+        let runs = self.state.tasks.iter().flat_map(|t| &t.runs).map(|r| r.bytes);
+        segments.chain(runs).sum()
+    }
+
+    /// Whether they have reached their limit.
+    pub fn is_full(&self, options: &Options) -> bool {
+        options.disk_bytes_max.is_some_and(|max| self.stored() >= max)
     }
 
     pub fn consumers(&mut self, stream: u32, part: u32, wakes: &mut Wakes) {

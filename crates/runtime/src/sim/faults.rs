@@ -4,14 +4,14 @@
 //! happened or not, and only opening the task again says which.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use millstream_core::{
     Frame, Result, Turn,
     engine::{
-        Backlog, Engine, EngineStats, Lease, Recovered, Settlement, StreamInfo, StreamSpec,
+        Backlog, Engine, EngineStats, Health, Lease, Recovered, Settlement, StreamInfo, StreamSpec,
         TaskSpec, Ticket,
     },
     ledger::Ledger,
@@ -42,7 +42,13 @@ struct State {
     /// The commits, counted; the answer of this one gets lost.
     commits: u64,
     lose: Option<u64>,
+    /// Tickets for turns that had none below when they were handed in, and what they got later.
+    own: u64,
+    below: BTreeMap<u64, Ticket>,
 }
+
+/// Such tickets are at least this; no engine gets so far by itself.
+const OWN: u64 = 1 << 63;
 
 /// An engine with faults.
 pub struct FaultyEngine {
@@ -64,6 +70,8 @@ impl FaultyEngine {
             zombies: Vec::new(),
             commits: 0,
             lose: None,
+            own: OWN,
+            below: BTreeMap::new(),
         };
         FaultyEngine { inner, state: Arc::new(Mutex::new(state)) }
     }
@@ -109,7 +117,6 @@ impl Engine for FaultyEngine {
                 state: self.state.clone(),
                 waker: spec.waker.clone(),
                 tickets: VecDeque::new(),
-                next: 1,
                 gone: false,
             })
         }))
@@ -134,7 +141,9 @@ impl Engine for FaultyEngine {
     }
 
     fn durable(&self, ticket: Ticket) -> bool {
-        self.inner.durable(ticket)
+        let below = lock(&self.state).below.get(&ticket.0).copied();
+        below.is_some_and(|below| self.inner.durable(below))
+            || ticket.0 < OWN && self.inner.durable(ticket)
     }
 
     fn committed(&self) -> Ticket {
@@ -164,6 +173,10 @@ impl Engine for FaultyEngine {
     fn stats(&self) -> EngineStats {
         self.inner.stats()
     }
+
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
 }
 
 /// Where a turn is that was handed in here.
@@ -185,8 +198,8 @@ struct FaultyLease {
     last_turn: Option<Turn>,
     state: Arc<Mutex<State>>,
     waker: millstream_core::engine::Waker,
+    /// Those with tickets of our own.
     tickets: VecDeque<(u64, Fate)>,
-    next: u64,
     gone: bool,
 }
 
@@ -260,8 +273,14 @@ impl FaultyLease {
                 Fate::Again(_) => return,
                 _ => continue,
             };
-            self.tickets[at].1 = Fate::Below(self.below_mut().commit(*turn));
+            self.hand_in(at, *turn);
         }
+    }
+
+    fn hand_in(&mut self, at: usize, turn: Turn) {
+        let below = self.below_mut().commit(turn);
+        lock(&self.state).below.insert(self.tickets[at].0, below);
+        self.tickets[at].1 = Fate::Below(below);
     }
 }
 
@@ -293,10 +312,15 @@ impl Lease for FaultyLease {
 
     fn commit(&mut self, turn: Turn) -> Ticket {
         let fate = self.fate(turn);
-        let ticket = self.next;
-        self.next += 1;
-        self.tickets.push_back((ticket, fate));
         (self.waker)();
+        if let Fate::Below(ticket) = fate {
+            return ticket;
+        }
+        let mut state = lock(&self.state);
+        let ticket = state.own;
+        state.own += 1;
+        drop(state);
+        self.tickets.push_back((ticket, fate));
         Ticket(ticket)
     }
 
@@ -311,10 +335,10 @@ impl Lease for FaultyLease {
             && let Fate::Again(turn) = &mut self.tickets[at].1
         {
             let turn = std::mem::take(turn);
-            self.tickets[at].1 = match busy {
-                true => Fate::Held(1, turn),
-                false => Fate::Below(self.below_mut().commit(*turn)),
-            };
+            match busy {
+                true => self.tickets[at].1 = Fate::Held(1, turn),
+                false => self.hand_in(at, *turn),
+            }
         }
         (self.waker)();
     }
@@ -322,7 +346,7 @@ impl Lease for FaultyLease {
     fn settled(&mut self, ticket: Ticket) -> Settlement {
         self.advance();
         let Some((_, fate)) = self.tickets.iter().find(|(t, _)| *t == ticket.0) else {
-            return Settlement::Ok;
+            return self.below_mut().settled(ticket);
         };
         let settlement = match fate {
             Fate::Below(below) => {
@@ -348,3 +372,6 @@ impl Lease for FaultyLease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

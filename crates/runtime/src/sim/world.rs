@@ -41,6 +41,8 @@ pub struct Setup {
     pub engine: embedded::Options,
     /// The node's options.
     pub node: NodeOptions,
+    /// By which steps are measured; stands still if there is none.
+    pub clock: Option<fn() -> Duration>,
 }
 
 /// How often something happened that a test run must have met.
@@ -167,8 +169,8 @@ impl World {
         self.trace
     }
 
-    /// Lets the power fail in the `n`-th changing operation of the next compaction, or in an earlier
-    /// one if it has fewer. With `None` no more.
+    /// Lets the power fail in the `n`-th changing operation of the next compaction, or in an
+    /// earlier one if it has fewer. With `None` no more.
     pub fn cut_compaction(&mut self, n: Option<u64>) {
         self.cut = n;
     }
@@ -196,7 +198,13 @@ impl World {
     /// it ends the process, that is started again.
     fn crank(&mut self) -> bool {
         let (node, now) = (self.running.node.clone(), self.now);
-        match self.driver.run(Box::new(move || node.crank(now, &|| Duration::ZERO))) {
+        if node.worn_out().is_some() && node.is_drained() {
+            // It ends with that error, and a service manager starts it again.
+            self.kill().unwrap_or_else(|e| panic!("after handlers never returned: {e}"));
+            return true;
+        }
+        let clock = self.setup.clock.unwrap_or(|| Duration::ZERO);
+        match self.driver.run(Box::new(move || node.crank(now, &clock))) {
             Stepped::Done(moved) => moved,
             Stepped::Hung => {
                 let mut seen = BTreeMap::new();

@@ -98,7 +98,7 @@ impl Breaker {
         }
     }
 
-    /// Counts a turn's records; the new state if it changes.
+    /// Counts records; the new state if it changes.
     pub fn record(&mut self, good: u64, bad: u64, now: Time) -> Option<State> {
         if let Some(state) = self.tick(now) {
             // This turn was worked off while open.

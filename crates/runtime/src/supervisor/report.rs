@@ -24,7 +24,8 @@ pub enum What {
     BreakerClosed,
     /// A stage's sources run again, on probation.
     BreakerHalfOpen,
-    /// Another node has taken over a task.
+    /// A task was taken over, or nobody knows what became of its commit; it is opened again, as the
+    /// log says. Counts as nothing.
     Fenced,
     /// A task failed and is restarted.
     Restarted,

@@ -245,7 +245,12 @@ impl Exchange {
 
 /// How many bytes a batch's own rows take, whatever they share with others.
 fn bytes(batch: &Batch) -> usize {
-    let columns = batch.rows().columns().iter();
+    rows_bytes(batch.rows())
+}
+
+/// As [`bytes`].
+pub fn rows_bytes(rows: &RecordBatch) -> usize {
+    let columns = rows.columns().iter();
     // An array whose size cannot be told is none that rows are made of.
     columns.map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum()
 }

@@ -21,7 +21,10 @@ use millstream_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::chain::{Piece, Step};
+use super::{
+    chain::{Piece, Step},
+    exchange::rows_bytes,
+};
 use crate::{
     connect::{Arrival, Connectors, Inlet, SourceJob},
     stage::{EventTime, Limits, SourceFront},
@@ -58,6 +61,8 @@ pub struct SourceTurn {
     pub durable: Vec<Box<dyn FnOnce() + Send>>,
     /// Rows taken in.
     pub rows: usize,
+    /// Bytes of these rows.
+    bytes: usize,
 }
 
 /// A connector's end at its task.
@@ -130,8 +135,9 @@ impl SourceInput {
             note: Vec::new(),
             durable: Vec::new(),
             rows: 0,
+            bytes: 0,
         };
-        while turn.rows + turn.letters.len() < limits.rows_max {
+        while turn.rows + turn.letters.len() < limits.rows_max && turn.bytes < limits.bytes_max {
             let chunk = match self.rest.take() {
                 Some(chunk) => chunk,
                 None => match self.inlet.take() {
@@ -145,8 +151,12 @@ impl SourceInput {
                 },
             };
             self.active_at = Some(clock);
+            // Rows of a chunk are taken for equally large.
+            let bytes = (rows_bytes(&chunk.rows) / chunk.rows.num_rows().max(1)).max(1);
             let room = limits.rows_max - turn.rows - turn.letters.len();
+            let room = room.min(((limits.bytes_max - turn.bytes) / bytes).max(1));
             let chunk = self.first(chunk, room);
+            turn.bytes += bytes * chunk.rows.num_rows();
             self.take(chunk, task, name, clock, &mut turn)?;
         }
         turn.watermark = self.watermark();
@@ -389,6 +399,17 @@ mod tests {
         }
 
         fn write(&self, _: crate::connect::WriteJob) {}
+    }
+
+    #[test]
+    fn a_turn_takes_in_a_few_bytes_only() {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let source = Arc::new(Once { replays: true });
+        let front = SourceFront { source, schema, event_time: None };
+        let limits = Limits { bytes_max: 32, ..Limits::default() };
+        let mut input = SourceInput::open(&front, 0, &[], Arc::new(|| {}), &Ten).unwrap();
+        let mut rows = || input.gather(TaskId(1), "s", Time::MIN, &limits).unwrap().rows;
+        assert_eq!([rows(), rows(), rows(), rows()], [4, 4, 2, 0]);
     }
 
     #[test]

@@ -1,15 +1,32 @@
-//! Restart type x exit kind, each under OTP's name.
+//! Restart type x exit kind x strategy, each under OTP's name.
 
 use super::{world::*, *};
 
-/// A child that ends with `exit`; what is left of it, and whether it was started again.
-fn ends(restart: Restart, exit: Exit) -> (String, bool) {
-    let mut w = World::up(Strategy::OneForOne, 2, &[("child1", restart)]);
+/// A child between two others that ends with `exit`; what is left of it, and whether it was started
+/// again. The others are started again with it, as the strategy says, or not touched at all.
+fn ends(strategy: Strategy, restart: Restart, exit: Exit) -> (String, bool) {
+    const OTHERS: [Id; 2] = ["before", "after"];
+    let children =
+        [("before", Restart::Permanent), ("child1", restart), ("after", Restart::Permanent)];
+    let mut w = World::up(strategy, 2, &children);
     let before = w.instance("child1");
+    let others = OTHERS.map(|id| w.instance(id));
     w.exit("child1", exit);
     assert!(w.stopped.is_none());
     let again = w.instance("child1").is_some_and(|i| Some(i) != before);
-    (w.children(), again)
+    let groups = match strategy {
+        Strategy::OneForOne => [false, false],
+        Strategy::OneForAll => [true, true],
+        Strategy::RestForOne => [false, true],
+    };
+    for ((id, then), group) in OTHERS.into_iter().zip(others).zip(groups) {
+        let now = w.instance(id);
+        assert!(now.is_some(), "{strategy:?}: {id} is gone");
+        assert_eq!(now != then, again && group, "{strategy:?}: {id}");
+    }
+    let left = w.children();
+    let left = left.strip_prefix("before+ ").and_then(|l| l.strip_suffix("after+"));
+    (left.unwrap_or("not in its place").trim_end().to_string(), again)
 }
 
 const RESTARTED: (&str, bool) = ("child1+", true);
@@ -18,7 +35,10 @@ const FORGOTTEN: (&str, bool) = ("", false);
 
 #[track_caller]
 fn check(restart: Restart, exit: Exit, (children, again): (&str, bool)) {
-    assert_eq!(ends(restart, exit), (children.to_string(), again));
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne] {
+        let left = ends(strategy, restart, exit.clone());
+        assert_eq!(left, (children.to_string(), again), "{strategy:?}");
+    }
 }
 
 #[test]

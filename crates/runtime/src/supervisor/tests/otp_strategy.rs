@@ -1,5 +1,7 @@
 //! Strategies, escalation and the restart loop, each under OTP's name.
 
+use std::time::Duration;
+
 use super::{world::*, *};
 use Restart::Permanent;
 use Strategy::*;
@@ -88,7 +90,7 @@ fn simple_one_for_one_escalation() {
 
 #[test]
 fn simple_one_for_one_shutdown() {
-    let patience = std::time::Duration::from_secs(2);
+    let patience = Duration::from_secs(2);
     let spec = |id| ChildSpec::worker(id, Permanent).shutdown(Shutdown::Timeout(patience));
     let mut w = simple(2, ["1", "2", "3"].map(spec).to_vec());
     w.manners("3", Manners::Hangs).send(Event::Shutdown);
@@ -166,6 +168,49 @@ fn hanging_restart_loop() {
     w.take_log();
     w.send(Event::Shutdown);
     assert_eq!(w.take_log(), "xchild1 stopped");
+}
+
+/// OTP's loop is busy failing to start; ours waits between two attempts.
+#[test]
+fn hanging_restart_loop_rest_for_one() {
+    let backoff = Backoff { first: Duration::from_secs(1), ..Backoff::default() };
+    let children = THREE.map(|(id, r)| ChildSpec::worker(id, r).shutdown(Shutdown::BrutalKill));
+    let mut w =
+        World::new(Spec { backoff, children: children.to_vec(), ..spec(RestForOne, 8, &[]) });
+    w.send(Event::Start);
+    let first = w.instance("child1");
+    w.manners("child2", Manners::FailsToStart(u32::MAX)).exit("child2", died());
+    assert_eq!((w.children().as_str(), w.instance("child1")), ("child1+ child2* child3-", first));
+    w.send(Event::AddChild(children[1].clone()))
+        .send(Event::RestartChild("child2"))
+        .send(Event::DeleteChild("child2"));
+    let why = w.take_refused().into_iter().map(|(_, why)| why).collect::<Vec<_>>();
+    assert_eq!(why, [Refusal::AlreadyPresent, Refusal::Restarting, Refusal::Restarting]);
+
+    w.send(Event::TerminateChild("child2"));
+    assert_eq!(w.children(), "child1+ child2- child3-");
+    w.manners("child2", Manners::Obeys);
+    w.send(Event::RestartChild("child2")).send(Event::RestartChild("child3"));
+    assert_eq!(w.children(), "child1+ child2+ child3+");
+
+    w.manners("child2", Manners::FailsToStart(u32::MAX)).exit("child2", died());
+    w.take_log();
+    w.send(Event::Shutdown);
+    assert_eq!(w.take_log(), "xchild1 stopped");
+}
+
+/// Names that are not in the order of the alphabet.
+#[test]
+fn order_of_children() {
+    let children = ["ch7", "ch3", "ch10", "ch2", "ch5"].map(|id| (id, Permanent));
+    let mut w = World::new(spec(RestForOne, 2, &children));
+    w.send(Event::Start);
+    assert_eq!(w.take_log(), "+ch7 +ch3 +ch10 +ch2 +ch5");
+    w.exit("ch3", died());
+    assert_eq!(w.take_log(), ".ch3 -ch5 -ch2 -ch10 +ch3 +ch10 +ch2 +ch5");
+    assert_eq!(w.children(), "ch7+ ch3+ ch10+ ch2+ ch5+");
+    w.send(Event::Shutdown);
+    assert_eq!(w.take_log(), "-ch5 -ch2 -ch10 -ch3 -ch7 stopped");
 }
 
 #[test]
