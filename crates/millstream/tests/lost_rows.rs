@@ -1,7 +1,5 @@
 //! No test that uses the test kit passes with a row lost, also if it does not look for it.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::panic::catch_unwind;
 
 use millstream::{prelude::*, test::TestNode};
