@@ -52,16 +52,16 @@ pub enum Command {
     Inspect {
         /// The process kind, such as `aircraft`
         kind: String,
-        /// Its key, such as `N730MQ`
-        #[arg(allow_negative_numbers = true)]
+        /// Its key, such as `N730MQ`; of several columns, `hall,7`
+        #[arg(allow_hyphen_values = true)]
         key: String,
     },
     /// End one process, as Erlang's exit(Pid, kill) does; it resumes from its last committed state
     Kill {
         /// The process kind
         kind: String,
-        /// Its key
-        #[arg(allow_negative_numbers = true)]
+        /// Its key, as `inspect` takes it
+        #[arg(allow_hyphen_values = true)]
         key: String,
     },
     /// Streams and their rows
@@ -182,4 +182,21 @@ pub struct DemoNode {
     /// The line at which the handler panics, and the key it must belong to.
     #[arg(long, num_args = 2, value_names = ["LINE", "KEY"])]
     pub panic_at: Option<Vec<String>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_may_be_any_text_and_options_go_anywhere() {
+        for key in ["-5", "-5,hall", "hall,-5", "-x", ""] {
+            for words in [["--data", "d", "sensor", key], ["sensor", key, "--data", "d"]] {
+                let args = Args::try_parse_from(["millstream", "inspect"].iter().chain(&words));
+                let args = args.unwrap_or_else(|e| panic!("{words:?}: {e}"));
+                let Command::Inspect { key: read, .. } = args.command else { panic!("{words:?}") };
+                assert_eq!((read.as_str(), args.data), (key, Some("d".into())), "{words:?}");
+            }
+        }
+    }
 }

@@ -193,7 +193,9 @@ impl<P: Process> Context<'_, P> {
         self.moment.origin
     }
 
-    /// 1 when the event is handled for the first time; more when its turn runs again.
+    /// 1, or 2 if the turn runs record by record because something in it has failed or the whole
+    /// process died there. A task that is opened again (after a crash, or a lost answer) has
+    /// forgotten what it tried, so 1 does not mean the first time.
     pub fn attempt(&self) -> u32 {
         self.moment.attempt
     }

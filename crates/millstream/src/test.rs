@@ -46,6 +46,8 @@ pub struct TestNode {
     outputs: BTreeMap<String, Arc<MemorySink>>,
     world: Option<World>,
     lose: Option<u64>,
+    /// Whether the test has looked at the ledger.
+    asked: bool,
 }
 
 /// What goes wrong, and when.
@@ -86,6 +88,7 @@ impl TestNode {
             outputs,
             world: None,
             lose: None,
+            asked: false,
         }
     }
 
@@ -283,6 +286,7 @@ impl TestNode {
 
     /// Every law of the ledger.
     pub fn ledger(&mut self) -> Ledger {
+        self.asked = true;
         self.world().engine().ledger()
     }
 
@@ -306,6 +310,15 @@ impl TestNode {
     /// The simulated clock.
     pub fn now(&mut self) -> Time {
         self.world().now()
+    }
+}
+
+/// No test of a flow passes with a row unaccounted for, unless it has looked at the ledger itself.
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        if self.world.is_some() && !self.asked && !std::thread::panicking() {
+            self.assert_ledger_balanced();
+        }
     }
 }
 

@@ -108,6 +108,8 @@ fn goes_on_exactly(dir: &Path) {
     found.sort_unstable();
     let expected: Vec<(u64, u64)> = (0..ROWS).map(|n| (n, n / SENSORS + 1)).collect();
     assert_eq!(found, expected);
+    let log = millstream::Target::find(None, Some(&dir.join("data"))).unwrap();
+    assert!(log.ledger().unwrap().balanced);
 }
 
 #[test]

@@ -55,4 +55,5 @@ fn a_key_of_two_columns_can_be_inspected_and_killed() {
         assert_eq!(at_rest.process("channel", name).unwrap().key, name);
     }
     assert_eq!(at_rest.processes("channel").unwrap().len(), names.len());
+    assert!(at_rest.ledger().unwrap().balanced);
 }

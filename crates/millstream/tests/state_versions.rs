@@ -55,6 +55,7 @@ fn run<P: Process<In = Row, Out = Row>>(folder: &Folder) -> FlowState {
     let node = Node::embedded(folder.path().join("data")).start().unwrap();
     node.deploy(&flow).unwrap();
     let state = node.wait("versions");
+    assert_eq!(node.ledger().violations(), Vec::<String>::new());
     node.stop();
     state
 }

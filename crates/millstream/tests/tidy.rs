@@ -300,6 +300,34 @@ fn every_error_code_has_a_page() {
 }
 
 #[test]
+fn every_dependency_is_used_and_in_the_table() {
+    let manifests: Vec<_> =
+        sources().into_iter().filter(|s| s.path.ends_with("Cargo.toml")).collect();
+    let workspace = manifests.iter().find(|s| s.path == "Cargo.toml").unwrap();
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let table = page.split_once("\n## Dependencies\n").unwrap().1;
+    let section = workspace.text.split_once("[workspace.dependencies]\n").unwrap().1;
+    let mut complaints = Vec::new();
+    for line in section.lines().take_while(|line| !line.starts_with('[')) {
+        let Some((name, _)) = line.split_once(" = ") else { continue };
+        let used = |s: &Source| {
+            s.text.contains(&format!("\n{name}.workspace"))
+                || s.text.contains(&format!("\n{name} = {{ workspace"))
+        };
+        if !manifests.iter().any(used) {
+            complaints.push(format!("Cargo.toml: no crate uses `{name}`"));
+        }
+        // Of one family the first is named in full: `arrow-array`, `-buffer`.
+        let short = format!("`-{}`", name.trim_start_matches("arrow-"));
+        let named = table.contains(&format!("`{name}`")) || table.contains(&short);
+        if !named && !name.starts_with("millstream") {
+            complaints.push(format!("ARCHITECTURE.md: the table of dependencies lacks `{name}`"));
+        }
+    }
+    none(&complaints);
+}
+
+#[test]
 fn commands_in_the_documents_exist() {
     let args = fs::read_to_string(root().join("crates/cli/src/args.rs")).unwrap();
     let mut complaints = Vec::new();

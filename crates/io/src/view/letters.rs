@@ -109,6 +109,7 @@ fn streams(engine: &dyn Engine, flow: Option<&str>) -> Result<Vec<StreamInfo>> {
     let error = Error::new(Code::Unknown, format!("there is no flow `{flow}`"));
     Err(match millstream_core::nearest(flow, names.iter().map(String::as_str)) {
         Some(near) => error.help(format!("did you mean `{near}`?")),
+        None if names.is_empty() => error.help("no flow has run here yet"),
         None => error.help(format!("there are: {}", names.join(", "))),
     })
 }

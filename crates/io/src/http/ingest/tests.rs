@@ -166,5 +166,8 @@ fn a_gzip_bomb_is_stopped_at_the_limit() {
     let body = Bytes::from(gzip.finish().unwrap());
     assert!(body.len() < 1 << 20);
     let refused = parse(body, Encoding::Gzip, Shape::Lines, &source.intake());
-    assert!(matches!(refused, Err(Refused(StatusCode::PAYLOAD_TOO_LARGE, _))));
+    let Err(Refused(status, body)) = refused else { panic!("taken") };
+    assert_eq!((status, body.code.as_str()), (StatusCode::PAYLOAD_TOO_LARGE, "M0006"));
+    let Refused(status, body) = behind("too much waits");
+    assert_eq!((status, body.code.as_str()), (StatusCode::TOO_MANY_REQUESTS, "M0006"));
 }
