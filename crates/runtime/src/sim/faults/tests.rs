@@ -74,8 +74,7 @@ fn conforms(seeds: u64, rates: Faults) -> Faults {
     for seed in 0..seeds {
         conformance::run_all(|_| Lossy::new(seed, rates, &seen));
     }
-    let seen = *seen.lock().unwrap();
-    seen
+    *seen.lock().unwrap()
 }
 
 #[test]
