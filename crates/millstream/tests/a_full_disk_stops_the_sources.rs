@@ -1,7 +1,5 @@
 //! A disk without room holds the sources back; nothing piles up in memory and nothing is lost.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
 use millstream::{prelude::*, runtime::embedded, test::TestNode};
 use millstream_core::{Code, engine::Engine};
 use serde_json::json;

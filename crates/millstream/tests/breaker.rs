@@ -1,7 +1,5 @@
 //! What supervisors decide about a flow's sources, and that it is said.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use millstream::{
     io::view,
     prelude::*,
