@@ -431,7 +431,10 @@ impl Task {
             without: suspects.clone(),
         });
         let produced = self.run(live, &intake, &suspects, clock)?;
-        if live.more && !(consumed || due || moved || owes) && produced.is_empty() {
+        // What was announced is committed although nothing came of it: that ends the attempt, and
+        // gives the floor back.
+        let quiet = !(consumed || due || moved || owes) && live.announced.is_none();
+        if live.more && quiet && produced.is_empty() {
             live.more = produced.more; // nothing was left to fire
             live.fired = live.progress.watermark;
             return Ok(Did::Worked);
