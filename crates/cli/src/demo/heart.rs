@@ -203,12 +203,12 @@ impl Heart {
         self.answers()
     }
 
-    /// Waits until the node that was started last answers.
+    /// Waits until the node that was started last answers and has its flow: it listens before.
     fn answers(&mut self) -> Result<()> {
         let begun = Instant::now();
         loop {
             match self.client.get::<Status>("/v1/status") {
-                Ok(status) if status.pid == self.pid() => return Ok(()),
+                Ok(status) if status.pid == self.pid() && runs(&status) => return Ok(()),
                 _ => self.waiting(begun)?,
             }
         }
@@ -257,6 +257,11 @@ impl Heart {
             }
         }
     }
+}
+
+/// Whether the node has its flow; before, what it has is at rest.
+fn runs(status: &Status) -> bool {
+    status.flows.iter().any(|flow| flow.state != "at rest")
 }
 
 impl Drop for Heart {

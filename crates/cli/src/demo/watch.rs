@@ -89,17 +89,14 @@ pub fn watch(plan: &Plan, heart: &mut Heart, say: &mut Say) -> Result<Option<Wat
             return Ok(None);
         }
         let (status, flow) = watch.look(heart, say)?;
-        // A node that listens may not have got its flow yet.
-        if !flow.name.is_empty() {
-            watch.letters(heart, say)?;
-        }
+        watch.letters(heart, say)?;
         watch.line(&flow, say);
         if !watch.seen.killed && flow.records >= kill_at && flow.state == "running" {
             watch.kill(heart, say)?;
             continue;
         }
         match flow.state.as_str() {
-            "running" | "at rest" | "" => {}
+            "running" => {}
             "finished" => {
                 watch.end(&flow, say);
                 return Ok(Some(watch.seen));
