@@ -48,8 +48,8 @@ pub fn catch(f: &mut dyn FnMut() -> Result<(), Failure>) -> Result<(), Failure> 
     })
 }
 
-/// A frame of its own, by whose name [`own_frames`] knows where a backtrace ends: optimised code has
-/// no frame for `catch_unwind`, and none for this one if its call were the last thing done here.
+/// A frame of its own, by whose name [`own_frames`] knows where a backtrace ends: optimised code
+/// has no frame for `catch_unwind`, and none for this one if the call were the last thing it does.
 #[inline(never)]
 fn call_what_may_panic(f: &mut dyn FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
     std::hint::black_box(f())

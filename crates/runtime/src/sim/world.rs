@@ -167,8 +167,8 @@ impl World {
         self.trace
     }
 
-    /// Lets the power fail in the `n`-th changing operation of the next compaction, or in an earlier
-    /// one if it has fewer. With `None` no more.
+    /// Lets the power fail in the `n`-th changing operation of the next compaction, or in an
+    /// earlier one if it has fewer. With `None` no more.
     pub fn cut_compaction(&mut self, n: Option<u64>) {
         self.cut = n;
     }

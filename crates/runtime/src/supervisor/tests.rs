@@ -1,10 +1,10 @@
 //! OTP's supervisor suite, ported by name, and what is ours beyond it.
 //!
 //! *Source:* `lib/stdlib/test/supervisor_SUITE.erl` of Erlang/OTP 28. Not ported, and why:
-//! - `sup_start_ignore_*`, `simple_one_for_one_restart_ignore`: a child starts or fails to; there is
-//!   no `ignore`.
-//! - `sup_start_error_return`, `sup_start_map_faulty_specs`, `sup_start_map_simple`, `extra_return`,
-//!   `child_specs_map`: what is malformed there does not compile here.
+//! - `sup_start_ignore_*`, `simple_one_for_one_restart_ignore`: a child starts or fails to;
+//!   there is no `ignore`.
+//! - `sup_start_error_return`, `sup_start_map_faulty_specs`, `sup_start_map_simple`,
+//!   `extra_return`, `child_specs_map`: what is malformed there does not compile here.
 //! - `child_adm_simple`, `simple_one_for_one_extra`, `simple_one_for_one_corruption`,
 //!   `sup_start_child_returns_error_simple`, `sup_stop_*_dynamic`, `simple_global_supervisor`,
 //!   `which_children_simple_one_for_one`: there is no `simple_one_for_one`; children that are added
@@ -20,8 +20,8 @@
 //!   `a_failed_start_child_is_forgotten_and_a_failed_restart_child_stays_down`.
 //! - `scale_start_stop_many_children`: as `simple_one_for_one_scale_many_temporary_children`, which
 //!   already adds to a `one_for_one`.
-//! - `count_children_supervisor`, `count_restarting_children`, `which_children`: `which_children` is
-//!   looked at by almost every test, in every status and in start order; nothing counts apart.
+//! - `count_children_supervisor`, `count_restarting_children`, `which_children`: that
+//!   is looked at by almost every test, in every status and in start order; nothing counts apart.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
 

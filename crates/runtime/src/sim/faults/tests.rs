@@ -1,5 +1,5 @@
-//! What loses answers must keep the contract all the same: without faults all of it, with faults what
-//! a task relies on.
+//! What loses answers must keep the contract all the same: all of it without faults, with
+//! faults what a task relies on.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -74,8 +74,7 @@ fn conforms(seeds: u64, rates: Faults) -> Faults {
     for seed in 0..seeds {
         conformance::run_all(|_| Lossy::new(seed, rates, &seen));
     }
-    let seen = *seen.lock().unwrap();
-    seen
+    *seen.lock().unwrap()
 }
 
 #[test]
