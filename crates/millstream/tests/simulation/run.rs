@@ -154,6 +154,10 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
             s.faults = faults;
             s.engine.segment_bytes = 64 << 10;
             s.engine.compact_bytes_min = 512;
+            // Every third has its sources wait for those who read.
+            if seed % 3 == 2 {
+                s.node.backlog_rows_max = 20;
+            }
         });
     let [(_, mut rest), (_, mut more)] = inputs;
     while !rest.is_empty() {
