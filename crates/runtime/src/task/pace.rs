@@ -1,8 +1,9 @@
 //! How much a task takes into a turn, so that a turn of slow handlers does not take minutes.
 //!
-//! *How:* a task begins with small turns. One that was full and took less than half of
-//! [`Limits::time_max`] makes the next one twice as large, one that took longer than that makes it
-//! smaller in proportion. The time is measured by whoever runs the task, and handed in.
+//! *How:* a task begins with small turns. One that was full makes the next one as much larger as
+//! fits into half of [`Limits::time_max`], at most [`GROWTH`] times; one that took longer than all
+//! of it makes the next one smaller, in proportion. The time is measured by whoever runs the task,
+//! and handed in.
 //!
 //! *Invariant:* results do not depend on where turns end, so neither do they on the time.
 //!
@@ -15,6 +16,8 @@ use crate::stage::Limits;
 
 /// Rows, and firings, of a task's first turn.
 const FIRST: usize = 1_024;
+/// By how much a turn may be larger than the one before: what is in it may be of another kind.
+const GROWTH: u128 = 8;
 
 /// Bounds the turns of one task.
 #[derive(Debug)]
@@ -56,9 +59,10 @@ impl Pace {
             let units = if rows == 0 || more { self.units.max(rows) } else { rows };
             let share = units as u128 * limits.time_max.as_nanos() / used.as_nanos();
             self.units = usize::try_from(share).unwrap_or(usize::MAX).max(1);
-        } else if full && used < limits.time_max / 2 {
-            let most = limits.rows_max.max(limits.firings_max);
-            self.units = self.units.saturating_mul(2).min(most.max(1));
+        } else if full {
+            let room = limits.time_max.as_nanos() / (2 * used.as_nanos()).max(1);
+            let most = limits.rows_max.max(limits.firings_max).max(1);
+            self.units = self.units.saturating_mul(room.clamp(1, GROWTH) as usize).min(most);
         }
     }
 }
@@ -106,12 +110,12 @@ mod tests {
         assert_eq!(pace.bound(&LIMITS).rows_max, FIRST);
         pace.turn(0, true);
         pace.took(Duration::ZERO, &LIMITS);
-        assert_eq!(pace.bound(&LIMITS).firings_max, 2 * FIRST, "all firings were used");
+        assert_eq!(pace.bound(&LIMITS).firings_max, 8 * FIRST, "all firings were used");
         pace.turn(0, false);
         pace.took(Duration::from_millis(500), &LIMITS);
-        assert_eq!(pace.bound(&LIMITS).firings_max, FIRST);
+        assert_eq!(pace.bound(&LIMITS).firings_max, 4 * FIRST);
         pace.took(Duration::from_millis(500), &LIMITS);
-        assert_eq!(pace.bound(&LIMITS).firings_max, FIRST, "a step without a turn");
+        assert_eq!(pace.bound(&LIMITS).firings_max, 4 * FIRST, "a step without a turn");
     }
 
     #[test]
