@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{
-    Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource,
+    Args as Group, CommandFactory, FromArgMatches, Parser, Subcommand,
+    builder::RangedU64ValueParser, parser::ValueSource,
 };
 
 /// Real-time stream processing that fails the way Erlang does: one key at a time.
@@ -84,6 +85,11 @@ pub enum Command {
     DemoNode(DemoNode),
 }
 
+/// A list of nothing at all would look like one of which there is nothing.
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
 /// Questions about streams.
 #[derive(Debug, Subcommand)]
 pub enum Streams {
@@ -100,7 +106,7 @@ pub enum Streams {
         #[arg(long)]
         from: Option<u64>,
         /// Rows, at most
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = at_least_one())]
         limit: usize,
     },
 }
@@ -117,7 +123,7 @@ pub enum Dead {
         #[arg(long)]
         from: Option<u64>,
         /// Letters, at most
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = at_least_one())]
         limit: usize,
     },
     /// One dead letter with all that is known of it
@@ -139,7 +145,7 @@ pub enum Supervisor {
         #[arg(long)]
         from: Option<u64>,
         /// Decisions, at most
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = at_least_one())]
         limit: usize,
     },
 }

@@ -55,7 +55,7 @@ pub fn ask(question: &Command, args: &Args, say: &mut Say) -> Result<ExitCode> {
         }
         Command::Dead(Dead::List { flow, from, limit }) => {
             let letters = target.dead(flow.as_deref(), *from, *limit)?;
-            dead_list(&letters, say)
+            dead_list(&letters, *from, say)
         }
         Command::Dead(Dead::Show { n, flow }) => {
             let letter = target.letter(flow.as_deref(), *n)?;
@@ -72,7 +72,10 @@ pub fn ask(question: &Command, args: &Args, say: &mut Say) -> Result<ExitCode> {
             say.result(&reports, |say| {
                 reports.iter().for_each(|r| say.line(&r.line));
                 if reports.is_empty() {
-                    say.line("supervisors had nothing to decide");
+                    say.line(match from {
+                        Some(n) => format!("supervisors have decided nothing from number {n} on"),
+                        None => "supervisors had nothing to decide".into(),
+                    });
                 }
             })?;
             say.next(&[&["dead", "list"]]);
@@ -99,13 +102,15 @@ fn status(target: &Target, say: &mut Say) -> Result<ExitCode> {
                 status.version
             ),
         });
-        let engine = &status.engine;
-        say.line(format!(
-            "{} stored, {} turns and {} fsyncs since the start",
-            bytes(engine.bytes_stored),
-            number(engine.turns),
-            number(engine.fsyncs)
-        ));
+        let (engine, stored) = (&status.engine, bytes(status.engine.bytes_stored));
+        say.line(match status.running {
+            true => format!(
+                "{stored} stored, {} turns and {} fsyncs since the start",
+                number(engine.turns),
+                number(engine.fsyncs)
+            ),
+            false => format!("{stored} stored"),
+        });
         if !status.engine_error.is_empty() {
             say.line(format!("{} wait to be written", bytes(status.pending_bytes)));
             say.line(&status.engine_error);
@@ -192,18 +197,24 @@ fn streams(target: &Target, say: &mut Say) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn dead_list(letters: &[LetterView], say: &mut Say) -> Result<ExitCode> {
+fn dead_list(letters: &[LetterView], from: Option<u64>, say: &mut Say) -> Result<ExitCode> {
     say.result(&letters, |say| {
         for l in letters {
             say.line(format!("{:>6}  {}  {}", l.n, Time::from_ms(l.time_ms), letter_line(l)));
         }
         if letters.is_empty() {
-            say.line("nothing was set aside");
+            say.line(match from {
+                Some(n) => format!("nothing from number {n} on was set aside"),
+                None => "nothing was set aside".into(),
+            });
         }
     })?;
-    match letters.last() {
-        Some(last) => say.next(&[&["dead", "show", &last.n.to_string(), "--flow", &last.flow]]),
-        None => say.next(&[&["ledger"]]),
+    match (letters.last(), from) {
+        (Some(last), _) => {
+            say.next(&[&["dead", "show", &last.n.to_string(), "--flow", &last.flow]])
+        }
+        (None, Some(_)) => say.next(&[&["dead", "list"]]),
+        (None, None) => say.next(&[&["ledger"]]),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,11 @@ use std::{
     process::{Command, Output},
 };
 
-use millstream::{Node, test::Folder};
+use millstream::{
+    Node,
+    io::{Discard, JsonLinesFile},
+    test::Folder,
+};
 
 fn run(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
@@ -136,6 +140,50 @@ error[M0008]: no node runs here: there is no process that could be killed
   = its state, at rest: millstream inspect KIND KEY --data DIR
   = name a node that runs: --node HOST:PORT\n";
     assert_eq!((code, text.as_str()), (4, expected));
+}
+
+/// A directory whose node has set one line aside, and where that is.
+fn one_letter(folder: &Folder) -> String {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Row {
+        n: u64,
+    }
+    let (input, data) = (folder.path().join("rows.jsonl"), folder.path().join("data"));
+    fs::write(&input, "{\"n\":1}\n{\"n\":\"x\"}\n").unwrap();
+    let rows = millstream::Flow::new("f").source("rows", JsonLinesFile::open(&input)).rows::<Row>();
+    Node::embedded(&data).run(rows.sink("out", Discard::new())).unwrap();
+    path(&data).to_string()
+}
+
+#[test]
+fn a_list_that_is_empty_does_not_say_that_there_is_nothing() {
+    let folder = Folder::new("cli-empty");
+    let data = one_letter(&folder);
+    let out = |args: &[&str]| {
+        let output = run(&[args, &["--data", &data]].concat());
+        let text = String::from_utf8(output.stdout).unwrap();
+        (
+            output.status.code().unwrap(),
+            text.replace(env!("CARGO_BIN_EXE_millstream"), "millstream"),
+        )
+    };
+    let listed = out(&["dead", "list", "--from", "2"]).1;
+    let expected = format!(
+        "nothing from number 2 on was set aside\nnext: millstream dead list --data {data}\n"
+    );
+    assert_eq!(listed, expected);
+    let decided = out(&["supervisor", "tail", "--from", "99"]).1;
+    assert!(
+        decided.starts_with("supervisors have decided nothing from number 99 on\n"),
+        "{decided}"
+    );
+    for list in [["dead", "list"], ["supervisor", "tail"], ["streams", "tail"]] {
+        let name: &[&str] = if list[0] == "streams" { &["$supervisor"] } else { &[] };
+        assert_eq!(out(&[&list, name, &["--limit", "0"]].concat()).0, 2, "{list:?}");
+    }
+    // What only a node that runs can count is not said of a directory.
+    let status = out(&["status"]).1;
+    assert!(status.lines().nth(1).unwrap().ends_with(" stored"), "{status}");
 }
 
 #[test]

@@ -168,6 +168,58 @@ fn a_request_sent_again_is_taken_once_even_after_a_restart() {
 }
 
 #[test]
+fn an_empty_request_that_is_numbered_leaves_no_gap() {
+    let folder = Folder::new("http-empty");
+    let (node, address) = start(folder.path());
+    let send = |address, number: &str, body: &str| {
+        let headers = [("Producer-Id", "gateway-8"), ("Producer-Sequence", number)];
+        post(address, RECORDS, &headers, body)
+    };
+    let line = "{\"sensor\":\"g\",\"celsius\":1}";
+    assert_eq!(send(address, "0", line).json(), json!({"accepted": 1}));
+    assert_eq!(send(address, "1", "").json(), json!({"accepted": 0}));
+    assert_eq!(send(address, "1", "").json(), json!({"accepted": 0, "duplicate": true}));
+    node.stop();
+    let (node, address) = start(folder.path());
+    assert_eq!(send(address, "2", line).json(), json!({"accepted": 1}));
+    assert_eq!(finish(node, folder.path(), "g"), 2);
+}
+
+#[test]
+fn whatever_is_refused_has_a_code() {
+    let folder = Folder::new("http-codes");
+    let (node, address) = start(folder.path());
+    let refused = |method, path: &str, status, reason: &str| {
+        let answer = ask(address, method, path, &[], b"{}").unwrap();
+        assert_eq!(
+            (answer.status, answer.json()["code"].as_str()),
+            (status, Some("M0012")),
+            "{path}"
+        );
+        assert!(answer.json()["reason"].to_string().contains(reason), "{path}: {answer:?}");
+    };
+    refused("GET", "/v1/dead?limit=many", 400, "limit");
+    refused("GET", "/v1/dead/first", 400, "first");
+    refused("POST", "/v1/streams/readings/records?partial=yes", 400, "partial");
+    refused("DELETE", "/v1/status", 405, "Method Not Allowed");
+    node.stop();
+}
+
+#[test]
+fn a_process_whose_key_is_empty_is_found() {
+    let folder = Folder::new("http-no-key");
+    let (node, address) = start(folder.path());
+    let line = "{\"sensor\":\"\",\"celsius\":1}";
+    assert_eq!(post(address, RECORDS, &[], line).status, 200);
+    let at = Some(address.to_string());
+    let target = millstream::Target::find(at.as_deref(), None).unwrap();
+    until("the row is handled", || target.process("sensor", "").is_ok());
+    assert_eq!(target.process("sensor", "").unwrap().process["state"]["readings"], 1);
+    assert_eq!(target.kill("sensor", "").unwrap().kind, "sensor");
+    assert_eq!(finish(node, folder.path(), ""), 1);
+}
+
+#[test]
 fn a_stuck_handler_means_429_and_the_control_plane_answers() {
     let folder = Folder::new("http-stuck");
     *HELD.lock().unwrap() = true;

@@ -8,6 +8,9 @@ use axum::{
 use millstream_core::{Code, Error};
 use serde::{Deserialize, Serialize};
 
+/// The longest refusal of the web server's own that is read.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
 /// An error as it is sent. Ingest adds where in the request it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -83,6 +86,28 @@ pub fn failed(status: StatusCode, body: &ErrorBody) -> Response {
     let mut response = json(status, body);
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// What the web server refuses by itself (a number that is none, a method that a path lacks) says
+/// so in plain text or not at all; with this it is said as every other error.
+pub async fn with_code(response: Response) -> Response {
+    let status = response.status();
+    let said =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|t| t == "application/json");
+    if !status.is_client_error() || said {
+        return response;
+    }
+    let allow = response.headers().get(header::ALLOW).cloned();
+    let text = axum::body::to_bytes(response.into_body(), REFUSAL_BYTES_MAX).await;
+    let reason = match text {
+        Ok(text) if !text.is_empty() => String::from_utf8_lossy(&text).into_owned(),
+        _ => status.to_string(),
+    };
+    let mut response = failed(status, &ErrorBody::from(&Error::new(Code::Input, reason)));
+    if let Some(allow) = allow {
+        response.headers_mut().insert(header::ALLOW, allow);
     }
     response
 }

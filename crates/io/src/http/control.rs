@@ -189,6 +189,10 @@ pub async fn process(State(node): Node, Path((kind, key)): Path<(String, String)
     answer(inspect(node, kind, key).await)
 }
 
+pub async fn process_without_text(node: Node, Path(kind): Path<String>) -> Response {
+    process(node, Path((kind, String::new()))).await
+}
+
 async fn inspect(node: Arc<Shared>, kind: String, key: String) -> Result<view::ProcessView> {
     let show = node.show.clone();
     let (found, bytes) = look(node, kind, key).await?;
@@ -244,6 +248,10 @@ fn find(node: &Shared, kind: &str, key: &str) -> Result<Option<(KindInfo, Key, V
 
 pub async fn kill(State(node): Node, Path((kind, key)): Path<(String, String)>) -> Response {
     answer(end(node, kind, key).await)
+}
+
+pub async fn kill_without_text(node: Node, Path(kind): Path<String>) -> Response {
+    kill(node, Path((kind, String::new()))).await
 }
 
 /// Puts a kill into the process's mailbox: durable, fenced and in order, like any other message.

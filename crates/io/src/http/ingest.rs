@@ -232,9 +232,10 @@ async fn take(
         let listed = parsed.undecodable.iter().take(LISTED_MAX);
         answer.bad = listed.map(|u| error_of(&parsed, u)).collect();
     }
-    if parsed.units == 0 {
+    if parsed.units == 0 && sequence.is_none() {
         return Ok(answer);
     }
+    // A numbered request counts although it is empty: the number after it leaves no gap.
     // Reading took time: look again whether the flow takes anything in.
     admit(&node, &source)?;
     let (offer, wait) = Offer::new(parsed, sequence.clone());

@@ -182,6 +182,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/processes/{kind}", get(control::processes))
         .route("/v1/processes/{kind}/{key}", get(control::process))
         .route("/v1/processes/{kind}/{key}/kill", post(control::kill))
+        // An empty key is a key, and no `{key}`.
+        .route("/v1/processes/{kind}/", get(control::process_without_text))
+        .route("/v1/processes/{kind}//kill", post(control::kill_without_text))
         .route("/v1/dead", get(control::dead))
         .route("/v1/dead/{n}", get(control::letter))
         .route("/v1/ledger", get(control::ledger))
@@ -219,7 +222,7 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     if shared.address.ip().is_loopback() && !is_loopback(host) {
         return refuse("a node that listens on a loopback address answers under its names only");
     }
-    next.run(request).await
+    answer::with_code(next.run(request).await).await
 }
 
 fn is_loopback(host: &str) -> bool {
