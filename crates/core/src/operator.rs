@@ -347,8 +347,9 @@ pub trait Operator: Send {
         false
     }
 
-    /// The next processing time at which [`Operator::advance`] has something to do.
-    fn wake_at(&self) -> Option<Time> {
+    /// The next processing time at which [`Operator::advance`] has something to do; asked between
+    /// turns. A task whose input has ended waits for it, so it must not name what was taken back.
+    fn wake_at(&mut self) -> Option<Time> {
         None
     }
 

@@ -521,7 +521,7 @@ impl<P: Process> Operator for ProcessHost<P> {
     fn mail(&mut self, mail: &[Mail], scope: &mut Scope<'_>) -> Result<()> {
         scope.out.counters.read += mail.len() as u64;
         for message in mail {
-            let watermark = scope.watermark.max(scope.others.min(scope.watermark));
+            let watermark = scope.watermark;
             if message.kind != MailKind::Sent {
                 // A kill ends the process as it lives; what it has committed is what it resumes
                 // from, so nothing changes that is durable. Other kinds are reserved.
@@ -604,8 +604,30 @@ impl<P: Process> Operator for ProcessHost<P> {
         due(&self.heaps[0], watermark) || due(&self.heaps[1], clock)
     }
 
-    fn wake_at(&self) -> Option<Time> {
-        self.heaps[1].peek().map(|Reverse((due, _))| *due)
+    fn wake_at(&mut self) -> Option<Time> {
+        let heap = &mut self.heaps[1];
+        while let Some(&Reverse((due, entry))) = heap.peek() {
+            let cell = match self.table.is_used(entry) {
+                true => self.table.look_mut(entry),
+                false => Ok(None),
+            };
+            let next = match cell {
+                Err(_) => return Some(due), // it is set aside then
+                Ok(Some(cell)) if cell.scheduled[1].is_due(due) => {
+                    let next = cell.timers.earliest(1);
+                    if next.is_some_and(|next| next <= due) {
+                        return Some(due);
+                    }
+                    // Taken back or put off since.
+                    cell.scheduled[1] = next.map_or(Scheduled::No, Scheduled::At);
+                    next
+                }
+                Ok(_) => None, // another entry counts, or the process has ended
+            };
+            heap.pop();
+            heap.extend(next.map(|next| Reverse((next, entry))));
+        }
+        None
     }
 
     fn undone(&mut self) {

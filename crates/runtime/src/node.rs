@@ -657,8 +657,13 @@ impl Node {
     /// Whether nothing is left to work off: all streams are read, no task is ready, and sinks have
     /// written what was committed.
     pub fn is_drained(&self) -> bool {
-        let flows: Vec<_> =
-            lock(&self.flows).values().map(|f| (f.slots.clone(), f.streams.clone())).collect();
+        // What a flow has left that no longer runs waits for it to be mended.
+        let running = |f: &&FlowEntry| f.state == FlowState::Running;
+        let flows: Vec<_> = {
+            let flows = lock(&self.flows);
+            let running = flows.values().filter(running);
+            running.map(|f| (f.slots.clone(), f.streams.clone())).collect()
+        };
         let slots = lock(&self.slots).clone();
         let settled = |id: &SlotId| {
             let slot = slots.get(*id);

@@ -35,8 +35,6 @@ struct Inner {
     tasks: Vec<TaskEntry>,
     flows: BTreeMap<usize, FlowQueue>,
     timers: BinaryHeap<Reverse<(Time, SlotId)>>,
-    /// Wake-ups so far; tells whether anything has happened between two looks.
-    wakes: u64,
     /// Workers that wait. Waking nobody would still be a call to the kernel, per frame.
     waiting: usize,
     closed: bool,
@@ -51,6 +49,8 @@ struct TaskEntry {
 #[derive(Default)]
 struct FlowQueue {
     ready: VecDeque<SlotId>,
+    /// Wake-ups so far; tells whether anything has happened between two looks.
+    wakes: u64,
     used: Duration,
 }
 
@@ -165,11 +165,13 @@ impl Queue {
         self.lock().timers.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// Whether none of these tasks is ready or runs, and how often anything was woken so far.
+    /// Whether none of these tasks of one flow is ready or runs, and how often any task of the flow
+    /// was woken so far.
     pub fn quiet(&self, slots: &[SlotId]) -> Option<u64> {
         let inner = self.lock();
         let quiet = slots.iter().all(|s| matches!(inner.tasks[*s].state, State::Idle | State::Off));
-        quiet.then_some(inner.wakes)
+        let flow = slots.first().and_then(|s| inner.flows.get(&inner.tasks[*s].flow));
+        quiet.then(|| flow.map_or(0, |f| f.wakes))
     }
 
     /// Wakes a task at a time.
@@ -188,12 +190,12 @@ impl Queue {
 
 impl Inner {
     fn wake(&mut self, slot: SlotId) {
-        self.wakes += 1;
         let Some(task) = self.tasks.get_mut(slot) else { return };
+        let FlowQueue { ready, wakes, .. } = self.flows.entry(task.flow).or_default();
+        *wakes += 1;
         match task.state {
             State::Idle => {
                 task.state = State::Ready;
-                let ready = &mut self.flows.entry(task.flow).or_default().ready;
                 if task.first { ready.push_front(slot) } else { ready.push_back(slot) }
             }
             State::Running => task.state = State::Again,
@@ -234,6 +236,24 @@ mod tests {
             queue.done(slot, Duration::from_millis(1), true, None);
         }
         assert_eq!(turns, 50);
+    }
+
+    #[test]
+    fn a_flow_is_quiet_whatever_another_does() {
+        let queue = Queue::default();
+        let (own, other) = (queue.add(0, false), queue.add(1, false));
+        [own, other].iter().for_each(|s| queue.switch_on(*s));
+        assert_eq!(queue.quiet(&[own]), None, "it is ready");
+        assert_eq!(queue.pop(Time::MIN), Some(own));
+        queue.done(own, Duration::ZERO, false, None);
+        let before = queue.quiet(&[own]);
+        assert!(before.is_some());
+        queue.wake(other);
+        assert_eq!(queue.quiet(&[own]), before, "it has a flow of its own");
+        queue.wake(own);
+        assert_eq!(queue.pop(Time::MIN), Some(own));
+        queue.done(own, Duration::ZERO, false, None);
+        assert_ne!(queue.quiet(&[own]), before, "something has happened meanwhile");
     }
 
     #[test]

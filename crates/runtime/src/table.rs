@@ -212,6 +212,15 @@ impl<V: Value> Table<V> {
         Ok(&self.live[at as usize].value)
     }
 
+    /// The value, to change what is no part of its bytes: such a change may be forgotten.
+    ///
+    /// # Errors
+    /// If the sealed bytes cannot be decoded.
+    pub fn look_mut(&mut self, entry: EntryId) -> Result<Option<&mut V>, Failure> {
+        let at = self.load(entry)?;
+        Ok(self.live[at as usize].value.as_mut())
+    }
+
     #[inline]
     fn load(&mut self, entry: EntryId) -> Result<u32, Failure> {
         let e = &mut self.entries[entry.0 as usize];

@@ -380,20 +380,21 @@ impl Task {
             return Ok(Did::Idle { until: None });
         }
         let clock = now.max(live.progress.clock);
-        let did = self.turn(&mut live, clock)?;
+        let did = self.turn(&mut live, now, clock)?;
         self.live = Some(live);
         Ok(did)
     }
 
-    /// Takes in, runs and commits one turn, if there is anything to do.
-    fn turn(&mut self, live: &mut Live, clock: Time) -> Result<Did> {
+    /// Takes in, runs and commits one turn, if there is anything to do. The turn's clock never goes
+    /// back; how long to wait goes by `now`: behind it if the machine's clock was set back.
+    fn turn(&mut self, live: &mut Live, now: Time, clock: Time) -> Result<Did> {
         let suspected = self.suspect.is_some();
         let (until, mut suspects) = self.caution(&live.progress);
         // Without a turn to repeat, firings that were cut short come first, as after any opening.
         live.more |= suspected && self.suspect.is_none();
         let intake = match live.held.take() {
             Some(intake) => intake,
-            None => self.intake(live, &until, clock)?,
+            None => self.intake(live, &until, now, clock)?,
         };
         let due = live.chain.wake_at().is_some_and(|t| t <= clock);
         let moved = intake.next.watermark > live.progress.watermark || intake.status != live.status;
@@ -404,7 +405,7 @@ impl Task {
             || intake.next.note != live.progress.note;
         let every = self.stage.limits.watermark_every;
         let owed = live.exchange.owes_watermark(live.fired, live.status, every);
-        let owes = owed.is_some_and(|t| t <= clock) && !live.more;
+        let owes = owed.is_some_and(|t| t <= now) && !live.more;
         if !(consumed || due || moved || owes || live.more || !suspects.is_empty()) {
             return Ok(live.idle(owed));
         }
@@ -415,7 +416,7 @@ impl Task {
                 rows => rows,
             };
             if events > 0 {
-                return Ok(live.announce(intake, events, clock, &self.around.floor));
+                return Ok(live.announce(intake, events, now, &self.around.floor));
             }
         }
         let positions = |p: &Progress| p.inputs.iter().map(|i| i.position).collect();
@@ -442,7 +443,7 @@ impl Task {
         if repeated {
             self.suspect = None;
         }
-        self.commit(live, intake, produced, clock)
+        self.commit(live, intake, produced, now, clock)
     }
 
     /// The bounds of the next turn.
@@ -458,7 +459,13 @@ impl Task {
         }
     }
 
-    fn intake(&mut self, live: &mut Live, until: &[Position], clock: Time) -> Result<Intake> {
+    fn intake(
+        &mut self,
+        live: &mut Live,
+        until: &[Position],
+        now: Time,
+        clock: Time,
+    ) -> Result<Intake> {
         let limits = self.limits(live);
         let mut intake = Intake {
             steps: Vec::new(),
@@ -490,13 +497,14 @@ impl Task {
             Input::Source(source) => {
                 live.held_back = match (self.around.gate)() {
                     // A closed gate opens without a call: look again soon.
-                    false => Some(clock + GATE_EVERY),
-                    true => source.gathers_until(clock, limits.gather),
+                    false => Some(now + GATE_EVERY),
+                    true => source.gathers_until(now, limits.gather),
                 };
                 if live.held_back.is_some() {
                     return Ok(intake);
                 }
-                let turn = source.gather(live.lease.task(), &self.stage.name, clock, &limits)?;
+                let (task, name) = (live.lease.task(), &self.stage.name);
+                let turn = source.gather(task, name, (now, clock), &limits)?;
                 intake.rows = turn.rows;
                 intake.steps = turn.steps;
                 intake.letters = turn.letters;
@@ -555,6 +563,7 @@ impl Task {
         live: &mut Live,
         intake: Intake,
         mut produced: Produced,
+        now: Time,
         clock: Time,
     ) -> Result<Did> {
         let taken = intake.rows + intake.letters.len();
@@ -604,7 +613,7 @@ impl Task {
         if !produced.more {
             live.exchange.watermarks(
                 stamp,
-                clock,
+                now,
                 self.stage.limits.watermark_every,
                 &mut outputs,
             )?;
@@ -747,15 +756,15 @@ impl Live {
 
     /// Announces the next events durably before they are tried, so that one that ends the process
     /// is recognised after a few times. One event alone waits for the floor.
-    fn announce(&mut self, intake: Intake, events: usize, clock: Time, floor: &Arc<Floor>) -> Did {
+    fn announce(&mut self, intake: Intake, events: usize, now: Time, floor: &Arc<Floor>) -> Did {
         self.held = Some(intake);
         let alone = events == 1;
         let hold = if alone { floor.take(self.lease.task()) } else { None };
         if alone && hold.is_none() {
-            return Did::Idle { until: Some(clock + GATE_EVERY) };
+            return Did::Idle { until: Some(now + GATE_EVERY) };
         }
         self.progress.turn += 1;
-        self.progress.clock = clock;
+        self.progress.clock = now.max(self.progress.clock);
         self.progress.attempts += u32::from(alone);
         self.progress.announced = u32::try_from(events).unwrap_or(u32::MAX);
         let turn = Turn { progress: self.progress.clone(), ..Turn::default() };
@@ -765,20 +774,17 @@ impl Live {
         Did::Worked
     }
 
-    fn idle(&self, owed: Option<Time>) -> Did {
+    fn idle(&mut self, owed: Option<Time>) -> Did {
         let settled = self.unsettled.is_empty() && self.awaiting.is_empty();
-        if self.status == Status::Ended
-            && settled
-            && owed.is_none()
-            && self.chain.wake_at().is_none()
-        {
+        let wake_at = self.chain.wake_at();
+        if self.status == Status::Ended && settled && owed.is_none() && wake_at.is_none() {
             return Did::Ended;
         }
         let idle_at = match &self.input {
             Input::Source(source) => source.idle_at(),
             Input::Streams(_) => None,
         };
-        let all = [owed, self.chain.wake_at(), idle_at, self.held_back];
+        let all = [owed, wake_at, idle_at, self.held_back];
         let until = all.into_iter().flatten().min();
         Did::Idle { until }
     }

@@ -141,6 +141,15 @@ impl World {
         self.now = self.now + by;
     }
 
+    /// Kills the process and starts it again, with the machine's clock set back meanwhile.
+    ///
+    /// # Errors
+    /// As [`World::kill`].
+    pub fn set_back(&mut self, by: Duration) -> Result<()> {
+        self.now = self.now - by;
+        self.kill()
+    }
+
     /// Loses the answer of the `n`-th commit from now.
     pub fn lose_answer(&mut self, n: u64) {
         self.running.faulty.lose_answer(n);

@@ -104,8 +104,8 @@ impl Chain {
     }
 
     /// The next processing time at which an operator has something to fire.
-    pub fn wake_at(&self) -> Option<Time> {
-        self.operators.iter().filter_map(|o| o.wake_at()).min()
+    pub fn wake_at(&mut self) -> Option<Time> {
+        self.operators.iter_mut().filter_map(|o| o.wake_at()).min()
     }
 
     /// Runs a turn in one mode. After an error everything is as it was at the last seal.

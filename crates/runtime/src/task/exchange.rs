@@ -161,8 +161,12 @@ impl Exchange {
                 continue;
             }
             for partition in 0..state.edge.partitions {
-                let told =
-                    out.iter().any(|o| o.stream == state.edge.stream && o.partition == partition);
+                // Messages lie in the same stream, but move no time.
+                let told = out.iter().any(|o| {
+                    o.stream == state.edge.stream
+                        && o.partition == partition
+                        && o.frame.header.kind == FrameKind::Rows
+                });
                 if told
                     || (state.edge.route == Route::Same
                         && partition != self.partition % state.edge.partitions)

@@ -115,7 +115,8 @@ impl SourceInput {
         })
     }
 
-    /// Takes what has arrived, up to one turn's worth.
+    /// Takes what has arrived, up to one turn's worth. `clock` is the turn's, by `now` it is judged
+    /// whether the source is idle.
     ///
     /// # Errors
     /// The connector's failure; the task is opened again.
@@ -123,7 +124,7 @@ impl SourceInput {
         &mut self,
         task: TaskId,
         name: &str,
-        clock: Time,
+        (now, clock): (Time, Time),
         limits: &Limits,
     ) -> Result<SourceTurn> {
         let mut turn = SourceTurn {
@@ -150,7 +151,7 @@ impl SourceInput {
                     Arrival::Failed(error) => return Err(error),
                 },
             };
-            self.active_at = Some(clock);
+            self.active_at = Some(now);
             // Rows of a chunk are taken for equally large.
             let bytes = (rows_bytes(&chunk.rows) / chunk.rows.num_rows().max(1)).max(1);
             let room = limits.rows_max - turn.rows - turn.letters.len();
@@ -160,7 +161,7 @@ impl SourceInput {
             self.take(chunk, task, name, clock, &mut turn)?;
         }
         turn.watermark = self.watermark();
-        turn.status = self.status_at(clock);
+        turn.status = self.status_at(now);
         self.status = turn.status;
         turn.note =
             rmp_serde::to_vec_named(&self.note).map_err(|e| Error::corrupt(e.to_string()))?;
@@ -168,9 +169,13 @@ impl SourceInput {
     }
 
     /// Leaves out the rows that were consumed before the connector was opened again.
-    fn without_done(&self, mut chunk: Chunk) -> Chunk {
+    fn without_done(&mut self, mut chunk: Chunk) -> Chunk {
         let done = chunk.places.partition_point(|place| *place <= self.note.done);
         if self.note.done > 0 {
+            // The source may cut smaller chunks now: then the next one has more of these rows.
+            if chunk.places.last().is_some_and(|last| *last >= self.note.done) {
+                self.note.done = 0;
+            }
             chunk.places.drain(..done);
             chunk.rows = chunk.rows.slice(done, chunk.rows.num_rows() - done);
             chunk.units -= done as u64;
@@ -182,7 +187,9 @@ impl SourceInput {
     /// is not a row. All of it if the source could not give the rest again after a crash.
     fn first(&mut self, mut chunk: Chunk, room: usize) -> Chunk {
         if chunk.rows.num_rows() <= room || !self.front.source.replays() {
-            self.note.done = 0;
+            if chunk.rows.num_rows() > 0 {
+                self.note.done = 0;
+            }
             return chunk;
         }
         let first = Chunk {
@@ -202,9 +209,9 @@ impl SourceInput {
     }
 
     /// Until when to let what arrives gather; `None` to take it now.
-    pub fn gathers_until(&self, clock: Time, gather: Duration) -> Option<Time> {
+    pub fn gathers_until(&self, now: Time, gather: Duration) -> Option<Time> {
         let until = self.active_at? + gather;
-        (clock < until && self.rest.is_none() && self.inlet.has_room()).then_some(until)
+        (now < until && self.rest.is_none() && self.inlet.has_room()).then_some(until)
     }
 
     /// When the source will count as idle unless something arrives.
@@ -215,13 +222,13 @@ impl SourceInput {
             .flatten()
     }
 
-    fn status_at(&mut self, clock: Time) -> Status {
+    fn status_at(&mut self, now: Time) -> Status {
         if self.note.ended {
             return Status::Ended;
         }
         let Some(rule) = &self.front.event_time else { return Status::Active };
-        let since = *self.active_at.get_or_insert(clock);
-        if clock >= since + rule.idle_after { Status::Idle } else { Status::Active }
+        let since = *self.active_at.get_or_insert(now);
+        if now >= since + rule.idle_after { Status::Idle } else { Status::Active }
     }
 
     fn watermark(&self) -> Time {
@@ -379,23 +386,28 @@ mod tests {
         }
     }
 
-    /// Hands out one chunk of ten rows.
-    struct Ten;
+    /// Hands out ten rows in all, so many in a chunk.
+    struct Ten(u64);
 
     impl Connectors for Ten {
         fn read(&self, job: SourceJob) {
-            let rows = Int64Array::from_iter_values(0..10);
-            let chunk = Chunk {
-                rows: RecordBatch::try_new(job.schema.clone(), vec![Arc::new(rows)]).unwrap(),
-                places: (1..=10).collect(),
-                undecodable: Vec::new(),
-                units: 10,
-                skipped: 0,
-                position: vec![1],
-                durable: None,
-            };
-            let place = job.inlet.reserve().unwrap();
-            job.inlet.fill(place, chunk);
+            let mut at = job.position.first().map_or(0, |at| u64::from(*at));
+            while at < 10 {
+                let to = 10.min(at + self.0);
+                let rows = Int64Array::from_iter_values(at as i64..to as i64);
+                let chunk = Chunk {
+                    rows: RecordBatch::try_new(job.schema.clone(), vec![Arc::new(rows)]).unwrap(),
+                    places: (at + 1..=to).collect(),
+                    undecodable: Vec::new(),
+                    units: to - at,
+                    skipped: 0,
+                    position: vec![to as u8],
+                    durable: None,
+                };
+                let place = job.inlet.reserve().unwrap();
+                job.inlet.fill(place, chunk);
+                at = to;
+            }
         }
 
         fn write(&self, _: crate::connect::WriteJob) {}
@@ -407,9 +419,37 @@ mod tests {
         let source = Arc::new(Once { replays: true });
         let front = SourceFront { source, schema, event_time: None };
         let limits = Limits { bytes_max: 32, ..Limits::default() };
-        let mut input = SourceInput::open(&front, 0, &[], Arc::new(|| {}), &Ten).unwrap();
-        let mut rows = || input.gather(TaskId(1), "s", Time::MIN, &limits).unwrap().rows;
+        let mut input = SourceInput::open(&front, 0, &[], Arc::new(|| {}), &Ten(10)).unwrap();
+        let mut rows =
+            || input.gather(TaskId(1), "s", (Time::MIN, Time::MIN), &limits).unwrap().rows;
         assert_eq!([rows(), rows(), rows(), rows()], [4, 4, 2, 0]);
+    }
+
+    #[test]
+    fn a_source_may_cut_its_chunks_differently_when_it_is_opened_again() {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let source = Arc::new(Once { replays: true });
+        let front = SourceFront { source, schema, event_time: None };
+        let limits = |rows_max| Limits { rows_max, ..Limits::default() };
+        let open = |note: &[u8], chunk| {
+            SourceInput::open(&front, 0, note, Arc::new(|| {}), &Ten(chunk)).unwrap()
+        };
+        let first =
+            open(&[], 10).gather(TaskId(1), "s", (Time::MIN, Time::MIN), &limits(7)).unwrap();
+        assert_eq!(first.rows, 7);
+        let mut again = open(&first.note, 3);
+        let mut places = Vec::new();
+        loop {
+            let turn = again.gather(TaskId(1), "s", (Time::MIN, Time::MIN), &limits(2)).unwrap();
+            for step in &turn.steps {
+                let Piece::Rows(rows) = &step.piece else { continue };
+                places.extend((0..rows.len()).map(|row| rows.origin(row).place()));
+            }
+            if turn.rows == 0 {
+                break;
+            }
+        }
+        assert_eq!(places, [8, 9, 10], "each row once");
     }
 
     #[test]
@@ -419,8 +459,8 @@ mod tests {
             let source = Arc::new(Once { replays });
             let front = SourceFront { source, schema: schema.clone(), event_time: None };
             let limits = Limits { rows_max: 3, ..Limits::default() };
-            let mut input = SourceInput::open(&front, 0, &[], Arc::new(|| {}), &Ten).unwrap();
-            let turn = input.gather(TaskId(1), "s", Time::MIN, &limits).unwrap();
+            let mut input = SourceInput::open(&front, 0, &[], Arc::new(|| {}), &Ten(10)).unwrap();
+            let turn = input.gather(TaskId(1), "s", (Time::MIN, Time::MIN), &limits).unwrap();
             assert_eq!(turn.rows, rows);
             let note: Note = rmp_serde::from_slice(&turn.note).unwrap();
             assert_eq!(note.position.is_empty(), replays, "only a whole chunk moves the position");
