@@ -159,6 +159,11 @@ pub trait Sink: Send + Sync {
         false
     }
 
+    /// The place that it alone may write to, as a person reads it; `None` if others may, too.
+    fn file(&self) -> Option<String> {
+        None
+    }
+
     /// Opens a writer for rows of `schema`. `note` is what [`SinkWriter::prepare`] returned for
     /// the last committed turn, empty if there is none. Whether that turn was written is unknown;
     /// its rows will be prepared and written again.

@@ -40,6 +40,7 @@ pub(crate) fn plan(flow: &Flow, create: CreateStream<'_>) -> Result<Vec<Stage>> 
     let planner = Planner { flow, consumers: consumers(flow) };
     planner.names()?;
     planner.kinds()?;
+    planner.files()?;
     let schemas = planner.schemas()?;
     planner.stages(&schemas, create)
 }
@@ -68,13 +69,18 @@ impl Planner<'_> {
     }
 
     fn names(&self) -> Result<()> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let good = |name: &str| !name.is_empty() && name.chars().all(plain);
+        let bad = |what: String| {
+            Err(self.error(what).help("names are made of letters, digits, `_` and `-`"))
+        };
+        if !good(self.flow.name()) {
+            return bad("that cannot name a flow".into());
+        }
         let mut seen = BTreeSet::new();
         for step in self.flow.steps.iter().filter(|s| !matches!(s.kind, StepKind::KeyBy { .. })) {
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-            if step.name.is_empty() || !step.name.chars().all(plain) {
-                return Err(self
-                    .error(format!("`{}` cannot name a step", step.name))
-                    .help("names are made of letters, digits, `_` and `-`"));
+            if !good(&step.name) {
+                return bad(format!("`{}` cannot name a step", step.name));
             }
             if !seen.insert(&step.name) {
                 return Err(self.error(format!("two steps are called `{}`", step.name)).help(
@@ -100,6 +106,24 @@ impl Planner<'_> {
                 return Err(self
                     .error(format!("`{other}` and `{}` are processes of one type", step.name))
                     .help("a message is sent to a type: `struct Other(First);` makes another"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What two sinks write into one file is not what either has promised.
+    fn files(&self) -> Result<()> {
+        let mut seen = BTreeMap::new();
+        for step in &self.flow.steps {
+            if let StepKind::Sink { sink } = &step.kind
+                && let Some(file) = sink.file()
+                && let Some(other) = seen.insert(file.clone(), &step.name)
+            {
+                return Err(self
+                    .error(format!("sinks `{other}` and `{}` both write to {file}", step.name))
+                    .help(
+                        "give each a file of its own, or `connect` the streams before one sink",
+                    ));
             }
         }
         Ok(())
@@ -216,7 +240,8 @@ impl Planner<'_> {
         }
         let mut fields = wanted.fields();
         if fields.is_empty() {
-            let Some(names) = &known else {
+            // What is read as text is what is in a CSV file; elsewhere it may be something else.
+            let Some(names) = known.as_ref().filter(|_| !source.fields_vary()) else {
                 return Err(self
                     .error(format!(
                         "nothing says what the rows of `{}` look like",

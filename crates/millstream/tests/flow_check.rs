@@ -165,6 +165,41 @@ fn a_message_must_find_one_step() {
 }
 
 #[test]
+fn a_flow_has_a_plain_name() {
+    for name in ["", "a/b", "f \"q\""] {
+        let error = Flow::new(name).source("s", Stdin::csv()).check().unwrap_err().to_string();
+        assert!(error.contains("cannot name a flow"), "{error}");
+    }
+}
+
+#[test]
+fn two_sinks_do_not_share_a_file() {
+    let folder = millstream::test::Folder::new("shared-file");
+    let sink = || JsonLinesFile::create(folder.path().join("out.jsonl"));
+    let flow = rows().sink("one", sink()).from("rows").sink("two", sink());
+    let error = flow.check().unwrap_err().to_string();
+    assert!(error.contains("sinks `one` and `two` both write to "), "{error}");
+    // Nor do those of two flows on one node.
+    let input = folder.path().join("rows.csv");
+    std::fs::write(&input, "key\na\n").unwrap();
+    let flow = |name: &str| Flow::new(name).source("s", CsvFile::open(&input)).sink("out", sink());
+    let node = Node::embedded(folder.path().join("data")).start().unwrap();
+    node.deploy(&flow("f")).unwrap();
+    let error = node.deploy(&flow("g")).unwrap_err().to_string();
+    assert!(error.contains("flow `g`: sink `out` and another flow's both write to "), "{error}");
+}
+
+#[test]
+fn json_without_a_reader_needs_rows() {
+    let folder = millstream::test::Folder::new("no-rows");
+    let input = folder.path().join("rows.jsonl");
+    std::fs::write(&input, "{\"key\":\"a\",\"n\":1}\n").unwrap();
+    let flow = Flow::new("f").source("s", JsonLinesFile::open(&input)).sink("out", Stdout);
+    let error = flow.check().unwrap_err().to_string();
+    assert!(error.contains("put `.rows::<T>()` behind the source"), "{error}");
+}
+
+#[test]
 fn windows_leave_no_gaps() {
     let window = Window::hop("at", Duration::from_secs(60), Duration::from_secs(90));
     let flow = rows().event_time("at", Duration::ZERO).key_by("key");

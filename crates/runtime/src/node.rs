@@ -242,6 +242,15 @@ impl Node {
             return Err(Error::new(Code::Conflict, format!("a flow `{name}` runs already"))
                 .help("give one of them another name"));
         }
+        for stage in &stages {
+            let file = |s: &Stage| s.sink.as_ref().and_then(|sink| sink.file());
+            let Some(own) = file(stage) else { continue };
+            if lock(&self.slots).iter().any(|slot| file(&slot.stage).as_ref() == Some(&own)) {
+                let what = format!("flow `{name}`: sink `{}` and another flow's", stage.name);
+                return Err(Error::new(Code::Conflict, format!("{what} both write to {own}"))
+                    .help("give each a file of its own"));
+            }
+        }
         let number = flows.len();
         let streams: Vec<StreamId> = stages.iter().flat_map(inputs).collect();
         let paused = Arc::new(AtomicBool::new(false));

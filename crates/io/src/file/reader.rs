@@ -225,7 +225,18 @@ impl Current {
             let file = open(path)?;
             position.matches(&file).map_err(io)?.then(|| (file, path.clone()))
         };
-        let Some((mut file, path)) = found else { return Err(changed(options, position)) };
+        let Some((mut file, path)) = found else {
+            let cut = |about: &Metadata| {
+                about.ino() == position.inode && about.len() < position.place.offset
+            };
+            // As where it is cut short while it is read.
+            return match std::fs::metadata(path) {
+                Ok(about) if options.follow && cut(&about) => {
+                    Current::open(options, path.clone(), spare)
+                }
+                _ => Err(changed(options, position)),
+            };
+        };
         let offset = position.place.offset;
         let about = file.metadata().map_err(io)?;
         if about.len() > offset && offset > 0 && !ends_line(&file, offset).map_err(io)? {

@@ -83,6 +83,11 @@ impl Sink for JsonLinesSink {
         self.partitioned
     }
 
+    fn file(&self) -> Option<String> {
+        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        Some(path.display().to_string())
+    }
+
     /// # Errors
     /// [`Code::Conflict`] if the file was changed from outside, or has bytes and the flow is new;
     /// [`Code::Plan`] if a column cannot be encoded.

@@ -93,6 +93,24 @@ fn a_file_cut_short_starts_again() {
 }
 
 #[test]
+fn a_file_cut_short_while_nobody_reads_starts_again() {
+    let dir = Dir::new();
+    let path = dir.file("log", line(1) + &line(2));
+    let source = JsonLinesFile::open(&path).follow(true);
+    let (chunks, _) = drain(source.open(0, ab(), &[]).unwrap().as_mut());
+    let position = chunks.last().unwrap().position.clone();
+    File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    let mut reader = source.open(0, ab(), &position).unwrap();
+    assert_eq!(now(reader.as_mut()), [0i64; 0]);
+    append(&path, &line(3));
+    assert_eq!(now(reader.as_mut()), [3]);
+    // Another file of that name is no beginning anew.
+    dir.file("other", line(7));
+    std::fs::rename(dir.path("other"), &path).unwrap();
+    assert!(source.open(0, ab(), &position).is_err());
+}
+
+#[test]
 fn a_position_is_found_in_the_rotated_file() {
     let dir = Dir::new();
     let path = dir.file("log", line(1) + &line(2));
