@@ -149,10 +149,9 @@ impl Writers {
         };
         // Bounded by its use: a writer that has a job is not in the pool.
         let (sender, jobs) = mpsc::channel::<WriteJob>();
-        let mut next = Some(job);
         let own = sender.clone();
         let started = spawn("sink", 1 << 20, move || {
-            while let Some(job) = next.take().or_else(|| jobs.recv().ok()) {
+            while let Ok(job) = jobs.recv() {
                 // Free for the next job before the task hears of it, so that the task finds it.
                 let outlet = job.outlet.clone();
                 let written = job.write();
@@ -160,7 +159,15 @@ impl Writers {
                 outlet.finish(written);
             }
         });
-        drop((started, sender));
+        let left = match started {
+            Ok(_) => sender.send(job).err().map(|back| back.0),
+            Err(_) => Some(job),
+        };
+        if let Some(job) = left {
+            // No thread to spare: the caller has to wait for the disk itself.
+            let outlet = job.outlet.clone();
+            outlet.finish(job.write());
+        }
     }
 }
 

@@ -140,7 +140,9 @@ impl Committer {
                     thread::sleep(gather.saturating_sub(begun.elapsed()));
                     continue;
                 }
-                _ if inner.stopping => return,
+                // What was queued since the step is still written.
+                Progress::Failed if inner.stopping => return,
+                Progress::Idle if quiet && inner.stopping => return,
                 Progress::Idle if quiet => self.shared.work.wait(inner).map(drop).is_err(),
                 Progress::Idle => continue,
                 Progress::Failed => {
