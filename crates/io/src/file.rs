@@ -79,6 +79,14 @@ impl Options {
         self.follow && !self.path.exists()
     }
 
+    /// Reads on from a position, or waits for the file to come.
+    fn reader(&self, schema: SchemaRef, position: &[u8]) -> Result<Box<dyn SourceReader>> {
+        if position.is_empty() && self.awaited() {
+            return Ok(Box::new(Awaiting::new(self, schema)));
+        }
+        Ok(Box::new(FileReader::open(self, schema, position)?))
+    }
+
     /// Whether nothing is in the file, nor ever will be.
     fn is_empty(&self) -> Result<bool> {
         let about = open(&self.path)?.metadata();
@@ -177,10 +185,7 @@ impl Source for CsvFile {
         schema: SchemaRef,
         position: &[u8],
     ) -> Result<Box<dyn SourceReader>> {
-        if position.is_empty() && self.0.awaited() {
-            return Ok(Box::new(Awaiting::new(&self.0, schema)));
-        }
-        Ok(Box::new(FileReader::open(&self.0, schema, position)?))
+        self.0.reader(schema, position)
     }
 }
 
@@ -211,10 +216,7 @@ impl Source for JsonLinesFile {
         schema: SchemaRef,
         position: &[u8],
     ) -> Result<Box<dyn SourceReader>> {
-        if position.is_empty() && self.0.awaited() {
-            return Ok(Box::new(Awaiting::new(&self.0, schema)));
-        }
-        Ok(Box::new(FileReader::open(&self.0, schema, position)?))
+        self.0.reader(schema, position)
     }
 }
 

@@ -737,12 +737,15 @@ impl Node {
     /// itself; whoever runs it ends with this error once that is done.
     pub fn worn_out(&self) -> Option<Error> {
         let (n, max) = (self.abandoned.load(Ordering::Relaxed), self.options.abandoned_max);
+        if n <= u64::from(max) {
+            return None;
+        }
         let timeout = self.options.call_timeout;
         let message = format!("{n} handlers did not return within {timeout:?}; {max} may do so");
-        let error = Error::new(Code::WornOut, message)
-            .help("start the program again, or let a service manager: it goes on from what was committed")
-            .help("their records are dead letters (M0018): mend what they stuck in");
-        (n > u64::from(max)).then_some(error)
+        let error = Error::new(Code::WornOut, message).help(
+            "start the program again, or let a service manager: it goes on from what was committed",
+        );
+        Some(error.help("their records are dead letters (M0018): mend what they stuck in"))
     }
 }
 

@@ -247,11 +247,11 @@ impl Engine for EmbeddedEngine {
             self.shared.upkeep.notify_one();
         }
         let limit = || {
-            let (stored, max) = (inner.stored(), self.shared.options.disk_bytes_max?);
+            let max = self.shared.options.disk_bytes_max.filter(|_| full)?;
+            let stored = inner.stored();
             let message = format!("{stored} bytes are stored; the limit is {max}, so sources wait");
-            let error = Error::new(Code::DiskFull, message)
-                .help("raise `disk_bytes_max`, and leave room on the disk beyond it");
-            full.then_some(error)
+            let error = Error::new(Code::DiskFull, message);
+            Some(error.help("raise `disk_bytes_max`, and leave room on the disk beyond it"))
         };
         let error = inner.commit_error.clone().or_else(|| inner.upkeep_error.clone());
         let place = self.shared.dir_lock.as_ref().map(|lock| lock.dir().display());
