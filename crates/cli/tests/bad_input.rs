@@ -330,9 +330,10 @@ fn a_segment_that_is_damaged() {
     let mut segments: Vec<_> =
         fs::read_dir(data.join("log")).unwrap().map(|e| e.unwrap().path()).collect();
     segments.sort();
-    // A byte in its middle: records that are whole follow, so it is no torn end.
+    // A byte near its beginning: records that are whole follow, so it is no torn end. The last one
+    // may be larger than all others.
     let mut bytes = fs::read(&segments[0]).unwrap();
-    let at = bytes.len() / 2;
+    let at = bytes.len() / 8;
     bytes[at] ^= 1;
     fs::write(&segments[0], bytes).unwrap();
     let names = [(path(folder.path()), "DIR")];
