@@ -14,6 +14,8 @@
 //!
 //! *Limits:* [`LIVE_MAX`] decoded values per table between turns.
 
+use std::ops::Range;
+
 use hashbrown::HashTable;
 use millstream_core::{
     Result,
@@ -25,6 +27,8 @@ use millstream_core::{
 
 /// Decoded values a table keeps between turns.
 pub const LIVE_MAX: usize = 16_384;
+/// Bytes a table keeps allocated for what the next turn saves.
+const SAVES_KEPT: usize = 16 << 20;
 const NONE: u32 = u32::MAX;
 
 /// A value that state can hold.
@@ -59,12 +63,54 @@ struct Entry {
 struct Live<V> {
     entry: u32,
     touched: bool,
-    /// Whether `bytes` are the value's as it is now.
+    /// Whether the value's bytes as it is now are those last saved in this turn.
     known: bool,
     value: Option<V>,
-    /// The value's bytes when it was last saved in this turn. Boxed, since most turns save nothing.
-    #[expect(clippy::box_collection, reason = "a key without a value costs one word, not three")]
-    bytes: Option<Box<Vec<u8>>>,
+    saved: Region,
+}
+
+/// A part of what a turn has saved.
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: usize,
+    len: usize,
+    room: usize,
+}
+
+impl Region {
+    fn range(self) -> Range<usize> {
+        self.start..self.start + self.len
+    }
+}
+
+/// The bytes of values that a turn has touched, one behind the other: no allocation per key.
+#[derive(Default)]
+struct Saves(Vec<u8>);
+
+impl Saves {
+    /// Writes a value's bytes, in the place of its earlier ones if they have room for them.
+    fn write(&mut self, value: &impl Value, old: Region) -> Result<Region, Failure> {
+        let start = self.0.len();
+        if let Err(failure) = value.encode(&mut self.0) {
+            self.0.truncate(start);
+            return Err(failure);
+        }
+        let len = self.0.len() - start;
+        if len <= old.room {
+            self.0.copy_within(start.., old.start);
+            self.0.truncate(start);
+            return Ok(Region { len, ..old });
+        }
+        // What grows again and again leaves behind no more than it is long.
+        let room = if old.room == 0 { len } else { len.next_power_of_two() };
+        self.0.resize(start + room, 0);
+        Ok(Region { start, len, room })
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+        self.0.shrink_to(SAVES_KEPT);
+    }
 }
 
 /// What a key held before a unit, to go back to if the unit fails; valid until the key is saved
@@ -76,7 +122,7 @@ enum Base {
     Sealed,
     /// No value.
     Nothing,
-    /// The bytes beside the live value.
+    /// The bytes last saved in this turn.
     Bytes,
 }
 
@@ -88,7 +134,7 @@ pub struct Table<V> {
     free: Vec<u32>,
     live: Vec<Live<V>>,
     touched: Vec<u32>,
-    scratch: Vec<u8>,
+    saves: Saves,
 }
 
 impl<V: Value> Table<V> {
@@ -101,7 +147,7 @@ impl<V: Value> Table<V> {
             free: Vec::new(),
             live: Vec::new(),
             touched: Vec::new(),
-            scratch: Vec::new(),
+            saves: Saves::default(),
         }
     }
 
@@ -231,7 +277,8 @@ impl<V: Value> Table<V> {
             };
             e.live = self.live.len() as u32;
             let entry = entry.0;
-            self.live.push(Live { entry, touched: false, known: false, value, bytes: None });
+            let saved = Region::default();
+            self.live.push(Live { entry, touched: false, known: false, value, saved });
         }
         Ok(e.live)
     }
@@ -257,11 +304,7 @@ impl<V: Value> Table<V> {
             return Ok(Saved(if live.touched { Base::Nothing } else { Base::Sealed }));
         };
         if !live.known {
-            self.scratch.clear();
-            value.encode(&mut self.scratch)?;
-            let bytes = live.bytes.get_or_insert_default();
-            bytes.clear();
-            bytes.extend_from_slice(&self.scratch);
+            live.saved = self.saves.write(value, live.saved)?;
             live.known = true;
         }
         Ok(Saved(Base::Bytes))
@@ -277,7 +320,7 @@ impl<V: Value> Table<V> {
         let bytes = match saved.0 {
             Base::Sealed => e.sealed.then(|| &e.bytes[usize::from(e.key_len)..]),
             Base::Nothing => None,
-            Base::Bytes => self.live[at as usize].bytes.as_deref().map(Vec::as_slice),
+            Base::Bytes => Some(&self.saves.0[self.live[at as usize].saved.range()]),
         };
         let value = bytes.map(V::decode).transpose()?;
         *self.value_mut(entry)? = value;
@@ -292,11 +335,12 @@ impl<V: Value> Table<V> {
         }
     }
 
-    /// Makes a touched entry's value its base; `new` is the value's bytes if it has one.
-    fn seal_entry(&mut self, at: u32, new: &[u8], delta: &mut Delta) {
+    /// Makes a touched entry's value, which is saved, its base.
+    fn seal_entry(&mut self, at: u32, delta: &mut Delta) {
         let entry = &mut self.entries[at as usize];
         let live = &mut self.live[entry.live as usize];
-        (live.touched, live.known, live.bytes) = (false, false, None);
+        (live.touched, live.known) = (false, false);
+        let new = &self.saves.0[std::mem::take(&mut live.saved).range()];
         let (key, old) = entry.bytes.split_at(usize::from(entry.key_len));
         if live.value.is_none() {
             if entry.sealed {
@@ -362,25 +406,14 @@ impl<V: Value> StateTable for Table<V> {
     }
 
     fn seal(&mut self, delta: &mut Delta) -> Result<(), Failure> {
-        // Everything is encoded before anything is sealed, so that a failure changes nothing.
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        let mut ends = Vec::with_capacity(self.touched.len());
-        for &entry in &self.touched {
-            let live = &self.live[self.entries[entry as usize].live as usize];
-            match (&live.value, &live.bytes) {
-                (Some(_), Some(bytes)) if live.known => scratch.extend_from_slice(bytes),
-                (Some(value), _) => value.encode(&mut scratch)?,
-                (None, _) => {}
-            }
-            ends.push(scratch.len());
+        // Everything is saved before anything is sealed, so that a failure changes nothing.
+        for at in 0..self.touched.len() {
+            self.save(EntryId(self.touched[at]))?;
         }
-        let mut start = 0;
-        for (at, end) in std::mem::take(&mut self.touched).into_iter().zip(ends) {
-            let value = &scratch[std::mem::replace(&mut start, end)..end];
-            self.seal_entry(at, value, delta);
+        for at in std::mem::take(&mut self.touched) {
+            self.seal_entry(at, delta);
         }
-        self.scratch = scratch;
+        self.saves.clear();
         if self.live.len() > LIVE_MAX {
             for live in self.live.drain(..) {
                 self.entries[live.entry as usize].live = NONE;

@@ -105,8 +105,14 @@ fn random_turns_equal_a_model_and_survive_restore() {
             let mut draft = model.clone();
             for _ in 0..next() % 20 {
                 let key = vec![(next() % 12) as u8; next() % 3 + 1];
-                let value = (next() % 4 > 0).then(|| "v".repeat(next() % 5));
+                let value = (next() % 4 > 0).then(|| "v".repeat(next() % 40));
+                let entry = t.entry(hash(&key), &key);
+                let saved = t.save(entry).unwrap();
                 set(&mut t, &key, value.as_deref());
+                if next() % 3 == 0 {
+                    t.put_back(entry, &saved).unwrap();
+                    continue; // a failed unit
+                }
                 match value {
                     Some(v) => draft.insert(key, v),
                     None => draft.remove(&key),
