@@ -50,6 +50,7 @@ use self::{
 use crate::{
     connect::Connectors,
     node::Looked,
+    queue::SlotId,
     stage::{Front, Limits, Stage},
 };
 
@@ -87,6 +88,8 @@ pub struct Surroundings {
     pub files: Arc<BTreeMap<String, String>>,
     /// The right to try an event alone.
     pub floor: Arc<Floor>,
+    /// Its place on the node, by which it has that right.
+    pub slot: SlotId,
     /// The task's waker.
     pub waker: Waker,
 }
@@ -183,6 +186,12 @@ impl Task {
     /// Drops lease and live state; the next step opens the task again.
     pub fn close(&mut self) {
         self.live = None;
+    }
+
+    /// Whether it has neither.
+    #[cfg(test)]
+    pub fn is_closed(&self) -> bool {
+        self.live.is_none()
     }
 
     /// The committed value of a key in the operator `kind`'s table.
@@ -359,7 +368,8 @@ impl Task {
                 rows => rows,
             };
             if events > 0 {
-                return Ok(live.announce(intake, events, now, &self.around.floor));
+                let floor = (&self.around.floor, self.around.slot);
+                return Ok(live.announce(intake, events, now, floor));
             }
         }
         let positions = |p: &Progress| p.inputs.iter().map(|i| i.position).collect();

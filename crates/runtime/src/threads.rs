@@ -3,7 +3,6 @@
 //! This is the only place where the runtime starts threads or reads the machine's clock.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,7 +17,7 @@ use millstream_core::{Error, Result, Time, connector::Pull};
 
 use crate::{
     connect::{Connectors, SourceJob, WriteJob},
-    node::Node,
+    node::{Node, Seen},
 };
 
 /// How long a worker without work sleeps at most.
@@ -192,7 +191,7 @@ impl Workers {
         let (node, stop) = (workers.node.clone(), workers.stop.clone());
         let weak = Arc::downgrade(&workers);
         let watchdog = spawn("watchdog", 1 << 20, move || {
-            let mut seen = BTreeMap::new();
+            let mut seen = Seen::new();
             let every = WATCH_EVERY.min(node.options().call_timeout / 2);
             while !stop.load(Ordering::Relaxed) {
                 thread::park_timeout(every.max(Duration::from_millis(1)));

@@ -16,6 +16,8 @@ use millstream_core::{
     turn::Progress,
 };
 
+use crate::queue::SlotId;
+
 use super::{
     Did,
     caution::{Caution, Floor, Hold},
@@ -153,11 +155,11 @@ impl Live {
         intake: Intake,
         events: usize,
         now: Time,
-        floor: &Arc<Floor>,
+        (floor, slot): (&Arc<Floor>, SlotId),
     ) -> Did {
         self.held = Some(intake);
         let alone = events == 1;
-        let hold = if alone { floor.take(self.lease.task()) } else { None };
+        let hold = if alone { floor.take(slot) } else { None };
         if alone && hold.is_none() {
             return Did::Idle { until: Some(now + GATE_EVERY) };
         }
