@@ -3,8 +3,8 @@
 //! *Why not a plain queue:* with one, a flow with a thousand busy tasks would starve a flow with
 //! one. Time is measured by the workers and handed in.
 //!
-//! *Invariant:* a task is in the queue at most once, and never while a worker has it; a wake-up that
-//! comes meanwhile is remembered.
+//! *Invariant:* a task is in the queue at most once, and never while a worker has it; a wake-up
+//! that comes meanwhile is remembered.
 
 use std::{
     cmp::Reverse,
@@ -113,8 +113,8 @@ impl Queue {
         self.call(inner);
     }
 
-    /// Keeps a task from running until it is switched on again. `true` if a worker has it: then that
-    /// one is told by [`Queue::done`].
+    /// Keeps a task from running until it is switched on again. `true` if a worker has it: then
+    /// that one is told by [`Queue::done`].
     pub fn switch_off(&self, slot: SlotId) -> bool {
         let mut inner = self.lock();
         inner.switch_off(slot);
@@ -164,8 +164,8 @@ impl Queue {
     }
 
     /// The worker that had a task has let go of it, or never will and was given up. `false` if it
-    /// was switched off since it was popped; then it is run at once if it is on again, not as `next`
-    /// says.
+    /// was switched off since it was popped; then it is run at once if it is on again, not as
+    /// `next` says.
     pub fn release(&self, slot: SlotId, next: Next) -> bool {
         let mut inner = self.lock();
         let left = std::mem::take(&mut inner.tasks[slot].leaving);

@@ -51,8 +51,8 @@ impl SourceReader for Reader {
     }
 }
 
-/// What a step does with a batch. It runs where a handler would: so the test can do in the middle of
-/// a step what other threads do.
+/// What a step does with a batch. It runs where a handler would, so the test can do in the middle
+/// of a step what other threads do.
 type Work = Arc<dyn Fn(&Node, &mut Scope<'_>) + Send + Sync>;
 
 struct Worker(Work, Arc<OnceLock<Arc<Node>>>);
@@ -143,8 +143,10 @@ fn tenant(node: &Node) -> Arc<Tenant> {
 /// Lets the watchdog see a call until it has had its time.
 fn watch(node: &Node) -> usize {
     let mut seen = Seen::new();
-    assert_eq!(node.watch(&mut seen, NOW), 0);
-    node.watch(&mut seen, NOW + node.options.call_timeout)
+    assert_eq!(node.watch(&mut seen, Duration::ZERO, NOW), 0);
+    let stepped = NOW + Duration::from_secs(3600);
+    assert_eq!(node.watch(&mut seen, Duration::ZERO, stepped), 0, "a clock was set right");
+    node.watch(&mut seen, node.options.call_timeout, NOW)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! *Limits:* [`Options::call_timeout`](super::Options) per call, and
 //! [`Options::abandoned_max`](super::Options) threads; beyond that the node is worn out.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use millstream_core::{Code, Error, Time};
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What the watchdog remembers: per slot the call that it last saw running, and since when.
-pub(crate) type Seen = BTreeMap<SlotId, (Call, Time)>;
+pub(crate) type Seen = BTreeMap<SlotId, (Call, Duration)>;
 
 /// A call of a step: the step's number, the chain's run in it, and the call's ordinal in that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +26,10 @@ pub(crate) struct Call {
 }
 
 impl Node {
-    /// Looks for handlers that do not return; called by the watchdog. `seen` is its memory. Returns
-    /// how many threads were given up and have to be replaced.
-    pub(crate) fn watch(&self, seen: &mut Seen, now: Time) -> usize {
+    /// Looks for handlers that do not return; called by the watchdog. `seen` is its memory, `at` a
+    /// clock without steps: one of the wall clock is no hang. Returns how many threads were given
+    /// up and have to be replaced.
+    pub(crate) fn watch(&self, seen: &mut Seen, at: Duration, now: Time) -> usize {
         let slots = lock(&self.slots).clone();
         let mut given_up = 0;
         for (id, slot) in slots.iter().enumerate() {
@@ -37,11 +38,11 @@ impl Node {
                 seen.remove(&id);
                 continue;
             };
-            let first = seen.entry(id).or_insert((call, now));
+            let first = seen.entry(id).or_insert((call, at));
             if first.0 != call {
-                *first = (call, now);
+                *first = (call, at);
             }
-            if now >= first.1 + self.options.call_timeout {
+            if at >= first.1 + self.options.call_timeout {
                 seen.remove(&id);
                 given_up += usize::from(self.abandon(id, slot, &tenant, call, now));
             }

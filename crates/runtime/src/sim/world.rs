@@ -217,9 +217,10 @@ impl World {
             Stepped::Done(moved) => moved,
             Stepped::Hung => {
                 let mut seen = Seen::new();
-                self.running.node.watch(&mut seen, self.now);
-                self.now = self.now + self.setup.node.call_timeout;
-                self.past.watchdog += self.running.node.watch(&mut seen, self.now) as u64;
+                self.running.node.watch(&mut seen, Duration::ZERO, self.now);
+                let timeout = self.setup.node.call_timeout;
+                self.now = self.now + timeout;
+                self.past.watchdog += self.running.node.watch(&mut seen, timeout, self.now) as u64;
                 true
             }
             Stepped::Died => {
