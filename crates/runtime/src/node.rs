@@ -7,11 +7,14 @@
 //! decides is done here.
 //! *Limits:* [`Options`].
 
+mod tenant;
+mod watch;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,13 +24,14 @@ use millstream_core::{
     engine::{Engine, StreamSpec},
     frame::{FrameEncoder, fingerprint},
     key::{Slot as KeySlot, display},
-    operator::Probe,
     turn::{StreamId, TaskId},
 };
 
+use self::tenant::Tenant;
+pub(crate) use self::watch::Seen;
 use crate::{
     connect::Connectors,
-    queue::{Queue, SlotId},
+    queue::{Next, Queue, SlotId},
     stage::{Front, Mailbox, Stage},
     supervisor::{
         Exit, FlowSpec, Report, TaskPath, Throttle, Tree, What, report,
@@ -158,20 +162,6 @@ struct Slot {
     current: Mutex<Arc<Tenant>>,
 }
 
-struct Tenant {
-    task: Mutex<Task>,
-    probe: Arc<Probe>,
-    /// When the running step began, ms; i64::MIN while none runs.
-    since: AtomicI64,
-    ended: AtomicBool,
-    /// What is to be known without waiting for the task: as of its last step.
-    keys: AtomicU64,
-    settled: AtomicBool,
-    stats: Mutex<TaskStats>,
-    /// When the tree was last told of handled records, and how many there were by then.
-    told: Mutex<(Time, u64)>,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // User code is caught before it can unwind through these; poison means a bug that the
     // supervisor has already counted.
@@ -293,10 +283,11 @@ impl Node {
             gate: gate.clone(),
             files: files.clone(),
             floor: self.floor.clone(),
+            slot: id,
             waker: Arc::new(move || queue.wake(id)),
         };
         let path = TaskPath::new(&stage.flow, &stage.name, partition);
-        let tenant = tenant(Task::new(stage.clone(), partition, around.clone()));
+        let tenant = Tenant::new(Task::new(stage.clone(), partition, around.clone()));
         lock(&self.slots).push(Arc::new(Slot { path, stage, around, current: Mutex::new(tenant) }));
         id
     }
@@ -354,9 +345,9 @@ impl Node {
     pub(crate) fn run(&self, id: SlotId, now: Time, clock: &dyn Fn() -> Duration) -> bool {
         let Some(slot) = lock(&self.slots).get(id).cloned() else { return true };
         let tenant = lock(&slot.current).clone();
-        let begun = clock();
         let before = *lock(&tenant.stats);
-        tenant.since.store(now.ms(), Ordering::Relaxed);
+        let step = tenant.begin();
+        let begun = clock();
         let (did, used) = {
             let mut task = lock(&tenant.task);
             let did = task.step(now);
@@ -367,30 +358,33 @@ impl Node {
             *lock(&tenant.stats) = task.stats();
             (did, used)
         };
-        tenant.since.store(i64::MIN, Ordering::Relaxed);
-        if !Arc::ptr_eq(&tenant, &lock(&slot.current)) {
+        if !tenant.end(step) {
             return false;
         }
         tenant.ended.store(did == Did::Ended, Ordering::Relaxed);
         self.account(&slot.path, &tenant, before, now);
+        let next = match &did {
+            Did::Worked => Next::Now,
+            Did::Idle { until } => Next::Wait(*until),
+            Did::Ended => Next::Wait(None),
+            Did::Failed(error) if error.code() == Code::Fenced => Next::Now,
+            Did::Failed(_) => Next::Off,
+        };
+        if !self.queue.done(id, used, next) {
+            // It was stopped meanwhile, so what came of the step is nobody's business.
+            lock(&tenant.task).close();
+            self.queue.release(id, next);
+            return true;
+        }
         match did {
-            Did::Worked => self.queue.done(id, used, true, None),
-            Did::Idle { until } => self.queue.done(id, used, false, until),
-            Did::Ended => {
-                self.queue.done(id, used, false, None);
-                self.look_for_the_end(&slot.path.flow, now);
-            }
+            Did::Worked | Did::Idle { .. } => {}
+            Did::Ended => self.look_for_the_end(&slot.path.flow, now),
             Did::Failed(error) if error.code() == Code::Fenced => {
                 // Another lease has it, or nobody knows what became of a commit: the log will say.
-                self.queue.done(id, used, true, None);
                 let code = error.code().id();
                 self.note(&slot.path, What::Fenced, code, error.message(), 1, now);
             }
-            Did::Failed(error) => {
-                self.queue.done(id, used, false, None);
-                self.queue.switch_off(id);
-                self.failed(&slot.path, error, now);
-            }
+            Did::Failed(error) => self.failed(&slot.path, error, now),
         }
         true
     }
@@ -455,11 +449,10 @@ impl Node {
             }
             Decision::StopTask { task, .. } => {
                 if let Some((id, slot)) = self.slot(&task) {
-                    self.queue.switch_off(id);
-                    let tenant = lock(&slot.current).clone();
-                    // A task that runs just now finishes its step and is then dropped with it.
-                    if let Ok(mut task) = tenant.task.try_lock() {
-                        task.close();
+                    // Whoever runs it just now drops what it holds after the step.
+                    if !self.queue.switch_off(id) {
+                        let tenant = lock(&slot.current).clone();
+                        lock(&tenant.task).close();
                     }
                     events.push_back(Event::Exited { task, exit: Exit::Shutdown });
                 }
@@ -608,7 +601,7 @@ impl Node {
             let tenant = lock(&slot.current).clone();
             // The task itself is not asked: it may be running, for long.
             let (stats, keys) = (*lock(&tenant.stats), tenant.keys.load(Ordering::Relaxed));
-            let running = tenant.since.load(Ordering::Relaxed) != i64::MIN;
+            let running = tenant.running().is_some();
             TaskInfo { path: slot.path.clone(), stats, keys: keys as usize, running }
         };
         slots.into_iter().map(info).collect()
@@ -685,81 +678,6 @@ impl Node {
                 && self.queue.quiet(ids) == Some(before)
         })
     }
-
-    /// Looks for handlers that do not return; called by the watchdog. `seen` is its memory. Returns
-    /// the slots whose thread was given up and has to be replaced.
-    pub(crate) fn watch(&self, seen: &mut BTreeMap<SlotId, (u64, u64, Time)>, now: Time) -> usize {
-        let slots = lock(&self.slots).clone();
-        let mut given_up = 0;
-        for (id, slot) in slots.iter().enumerate() {
-            let tenant = lock(&slot.current).clone();
-            let running = tenant.since.load(Ordering::Relaxed) != i64::MIN;
-            let (run, call) = (tenant.probe.run(), tenant.probe.call());
-            if !running || call == 0 {
-                seen.remove(&id);
-                continue;
-            }
-            let first = seen.entry(id).or_insert((run, call, now));
-            if (first.0, first.1) != (run, call) {
-                *first = (run, call, now);
-            }
-            if now >= first.2 + self.options.call_timeout {
-                seen.remove(&id);
-                given_up += 1;
-                self.abandon(id, slot, &tenant, call, now);
-            }
-        }
-        given_up
-    }
-
-    /// Leaves a thread to its endless loop and goes on with a new task, which sets the call aside.
-    fn abandon(&self, id: SlotId, slot: &Slot, old: &Tenant, call: u64, now: Time) {
-        let mut task = Task::new(slot.stage.clone(), slot.path.task, slot.around.clone());
-        task.suspect(call, old.probe.plan());
-        *lock(&slot.current) = tenant(task);
-        self.abandoned.fetch_add(1, Ordering::Relaxed);
-        self.queue.switch_off(id);
-        self.queue.switch_on(id);
-        if self.worn_out().is_some() {
-            self.drain();
-            self.changed.notify_all();
-        }
-        let reason = format!("call {call} has not returned for {:?}", self.options.call_timeout);
-        self.note(&slot.path, What::AbandonedThread, "", &reason, 1, now);
-    }
-
-    /// Whether a thread of this node never came back.
-    pub fn is_stuck(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed) > 0
-    }
-
-    /// Why the process has to be replaced: so many threads were given up. The node drains by
-    /// itself; whoever runs it ends with this error once that is done.
-    pub fn worn_out(&self) -> Option<Error> {
-        let (n, max) = (self.abandoned.load(Ordering::Relaxed), self.options.abandoned_max);
-        if n <= u64::from(max) {
-            return None;
-        }
-        let timeout = self.options.call_timeout;
-        let message = format!("{n} handlers did not return within {timeout:?}; {max} may do so");
-        let error = Error::new(Code::WornOut, message).help(
-            "start the program again, or let a service manager: it goes on from what was committed",
-        );
-        Some(error.help("their records are dead letters (M0018): mend what they stuck in"))
-    }
-}
-
-fn tenant(task: Task) -> Arc<Tenant> {
-    Arc::new(Tenant {
-        probe: task.probe(),
-        task: Mutex::new(task),
-        since: AtomicI64::new(i64::MIN),
-        ended: AtomicBool::new(false),
-        keys: AtomicU64::new(0),
-        settled: AtomicBool::new(true),
-        stats: Mutex::default(),
-        told: Mutex::default(),
-    })
 }
 
 fn inputs(stage: &Stage) -> Vec<StreamId> {
@@ -768,3 +686,6 @@ fn inputs(stage: &Stage) -> Vec<StreamId> {
         Front::Source(_) => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

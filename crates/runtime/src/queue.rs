@@ -3,8 +3,8 @@
 //! *Why not a plain queue:* with one, a flow with a thousand busy tasks would starve a flow with
 //! one. Time is measured by the workers and handed in.
 //!
-//! *Invariant:* a task is in the queue at most once, and never while it runs; a wake-up that comes
-//! while it runs is remembered.
+//! *Invariant:* a task is in the queue at most once, and never while a worker has it; a wake-up
+//! that comes meanwhile is remembered.
 
 use std::{
     cmp::Reverse,
@@ -18,15 +18,14 @@ use millstream_core::Time;
 /// A task's number on its node.
 pub type SlotId = usize;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
-    #[default]
-    Idle,
-    Ready,
-    Running,
-    /// Woken while it runs.
-    Again,
-    /// Not to be run.
+/// When a task that has run is to run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// At once.
+    Now,
+    /// When it is woken, or at this time.
+    Wait(Option<Time>),
+    /// Not before it is switched on.
     Off,
 }
 
@@ -41,9 +40,16 @@ struct Inner {
 }
 
 struct TaskEntry {
-    state: State,
     flow: usize,
     first: bool,
+    /// Whether it may run.
+    on: bool,
+    /// Whether a worker has it: then no other gets it, even if it was switched off and on.
+    running: bool,
+    /// Whether it was switched off while it runs, so that its worker has to let go of it.
+    leaving: bool,
+    /// Whether it is to run: then it is among its flow's ready ones, unless it runs.
+    woken: bool,
 }
 
 #[derive(Default)]
@@ -77,7 +83,9 @@ impl Queue {
             .flows
             .entry(flow)
             .or_insert_with(|| FlowQueue { used: least, ..FlowQueue::default() });
-        inner.tasks.push(TaskEntry { state: State::Off, flow, first });
+        let off =
+            TaskEntry { flow, first, on: false, running: false, leaving: false, woken: false };
+        inner.tasks.push(off);
         inner.tasks.len() - 1
     }
 
@@ -97,24 +105,22 @@ impl Queue {
         }
     }
 
-    /// Lets a task run, from now on.
+    /// Lets a task run, from now on; as soon as a worker that still has it lets go of it.
     pub fn switch_on(&self, slot: SlotId) {
         let mut inner = self.lock();
-        if inner.tasks[slot].state == State::Off {
-            inner.tasks[slot].state = State::Idle;
-        }
+        inner.tasks[slot].on = true;
         inner.wake(slot);
         self.call(inner);
     }
 
-    /// Keeps a task from running until it is switched on again.
-    pub fn switch_off(&self, slot: SlotId) {
+    /// Keeps a task from running until it is switched on again. `true` if a worker has it: then
+    /// that one is told by [`Queue::done`].
+    pub fn switch_off(&self, slot: SlotId) -> bool {
         let mut inner = self.lock();
-        let flow = inner.tasks[slot].flow;
-        inner.tasks[slot].state = State::Off;
-        if let Some(flow) = inner.flows.get_mut(&flow) {
-            flow.ready.retain(|s| *s != slot);
-        }
+        inner.switch_off(slot);
+        let task = &mut inner.tasks[slot];
+        task.leaving = task.running;
+        task.running
     }
 
     /// Takes the task to run now, if there is one.
@@ -142,22 +148,30 @@ impl Queue {
         None
     }
 
-    /// A task has run for `used` and is to run again: at once, at a time, or when it is woken.
-    pub fn done(&self, slot: SlotId, used: Duration, again: bool, at: Option<Time>) {
+    /// A task has run for `used`. `false` if it was switched off meanwhile: what it holds is to be
+    /// dropped, and then [`Queue::release`] called.
+    #[must_use]
+    pub fn done(&self, slot: SlotId, used: Duration, next: Next) -> bool {
         let mut inner = self.lock();
-        let TaskEntry { state, flow, .. } = inner.tasks[slot];
+        let TaskEntry { flow, leaving, .. } = inner.tasks[slot];
         if let Some(flow) = inner.flows.get_mut(&flow) {
             flow.used += used;
         }
-        if !matches!(state, State::Running | State::Again) {
-            return;
+        if !leaving {
+            inner.end(slot, next);
         }
-        inner.tasks[slot].state = State::Idle;
-        if again || state == State::Again {
-            inner.wake(slot);
-        } else if let Some(at) = at {
-            inner.timers.push(Reverse((at, slot)));
-        }
+        !leaving
+    }
+
+    /// The worker that had a task has let go of it, or never will and was given up. `false` if it
+    /// was switched off since it was popped; then it is run at once if it is on again, not as
+    /// `next` says.
+    pub fn release(&self, slot: SlotId, next: Next) -> bool {
+        let mut inner = self.lock();
+        let left = std::mem::take(&mut inner.tasks[slot].leaving);
+        inner.end(slot, if left { Next::Now } else { next });
+        self.call(inner);
+        !left
     }
 
     /// When the next timer is due.
@@ -169,16 +183,9 @@ impl Queue {
     /// was woken so far.
     pub fn quiet(&self, slots: &[SlotId]) -> Option<u64> {
         let inner = self.lock();
-        let quiet = slots.iter().all(|s| matches!(inner.tasks[*s].state, State::Idle | State::Off));
+        let quiet = slots.iter().all(|s| !inner.tasks[*s].woken && !inner.tasks[*s].running);
         let flow = slots.first().and_then(|s| inner.flows.get(&inner.tasks[*s].flow));
         quiet.then(|| flow.map_or(0, |f| f.wakes))
-    }
-
-    /// Wakes a task at a time.
-    pub fn wake_at(&self, slot: SlotId, at: Time) {
-        let mut inner = self.lock();
-        inner.timers.push(Reverse((at, slot)));
-        self.call(inner);
     }
 
     /// Lets all workers see that the node stops.
@@ -193,13 +200,34 @@ impl Inner {
         let Some(task) = self.tasks.get_mut(slot) else { return };
         let FlowQueue { ready, wakes, .. } = self.flows.entry(task.flow).or_default();
         *wakes += 1;
-        match task.state {
-            State::Idle => {
-                task.state = State::Ready;
-                if task.first { ready.push_front(slot) } else { ready.push_back(slot) }
-            }
-            State::Running => task.state = State::Again,
-            State::Ready | State::Again | State::Off => {}
+        if !task.on || task.woken {
+            return;
+        }
+        task.woken = true;
+        match task.running {
+            true => {} // remembered
+            false if task.first => ready.push_front(slot),
+            false => ready.push_back(slot),
+        }
+    }
+
+    fn switch_off(&mut self, slot: SlotId) {
+        let task = &mut self.tasks[slot];
+        (task.on, task.woken) = (false, false);
+        if let Some(flow) = self.flows.get_mut(&task.flow) {
+            flow.ready.retain(|s| *s != slot);
+        }
+    }
+
+    /// A task no longer runs.
+    fn end(&mut self, slot: SlotId, next: Next) {
+        let task = &mut self.tasks[slot];
+        task.running = false;
+        let woken = std::mem::take(&mut task.woken);
+        match next {
+            Next::Off => self.switch_off(slot),
+            Next::Wait(at) if !woken => self.timers.extend(at.map(|at| Reverse((at, slot)))),
+            Next::Now | Next::Wait(_) => self.wake(slot),
         }
     }
 
@@ -214,7 +242,8 @@ impl Inner {
         let flow =
             self.flows.values_mut().filter(|f| !f.ready.is_empty()).min_by_key(|f| f.used)?;
         let slot = flow.ready.pop_front()?;
-        self.tasks[slot].state = State::Running;
+        let task = &mut self.tasks[slot];
+        (task.running, task.woken) = (true, false);
         Some(slot)
     }
 }
@@ -233,7 +262,7 @@ mod tests {
         for _ in 0..100 {
             let slot = queue.pop(Time::MIN).unwrap();
             turns += usize::from(slot == quiet);
-            queue.done(slot, Duration::from_millis(1), true, None);
+            assert!(queue.done(slot, Duration::from_millis(1), Next::Now));
         }
         assert_eq!(turns, 50);
     }
@@ -245,14 +274,14 @@ mod tests {
         [own, other].iter().for_each(|s| queue.switch_on(*s));
         assert_eq!(queue.quiet(&[own]), None, "it is ready");
         assert_eq!(queue.pop(Time::MIN), Some(own));
-        queue.done(own, Duration::ZERO, false, None);
+        assert!(queue.done(own, Duration::ZERO, Next::Wait(None)));
         let before = queue.quiet(&[own]);
         assert!(before.is_some());
         queue.wake(other);
         assert_eq!(queue.quiet(&[own]), before, "it has a flow of its own");
         queue.wake(own);
         assert_eq!(queue.pop(Time::MIN), Some(own));
-        queue.done(own, Duration::ZERO, false, None);
+        assert!(queue.done(own, Duration::ZERO, Next::Wait(None)));
         assert_ne!(queue.quiet(&[own]), before, "something has happened meanwhile");
     }
 
@@ -264,10 +293,28 @@ mod tests {
         assert_eq!(queue.pop(Time::MIN), Some(slot));
         queue.wake(slot);
         assert_eq!(queue.pop(Time::MIN), None, "it runs already");
-        queue.done(slot, Duration::ZERO, false, None);
+        assert!(queue.done(slot, Duration::ZERO, Next::Wait(None)));
         assert_eq!(queue.pop(Time::MIN), Some(slot));
-        queue.done(slot, Duration::ZERO, false, Some(Time::from_ms(5)));
+        assert!(queue.done(slot, Duration::ZERO, Next::Wait(Some(Time::from_ms(5)))));
         assert_eq!(queue.pop(Time::from_ms(4)), None);
         assert_eq!(queue.pop(Time::from_ms(5)), Some(slot));
+    }
+    #[test]
+    fn a_task_that_is_started_again_waits_until_its_worker_lets_go_of_it() {
+        let queue = Queue::default();
+        let slot = queue.add(0, false);
+        queue.switch_on(slot);
+        assert_eq!(queue.pop(Time::MIN), Some(slot));
+        assert!(queue.switch_off(slot), "a worker has it");
+        queue.switch_on(slot);
+        assert_eq!(queue.pop(Time::MIN), None, "two would run it at once");
+        assert!(!queue.done(slot, Duration::ZERO, Next::Off), "what it holds is to be dropped");
+        assert_eq!(queue.pop(Time::MIN), None, "it is not dropped yet");
+        assert!(!queue.release(slot, Next::Off));
+        assert_eq!(queue.pop(Time::MIN), Some(slot), "what its old life came to says nothing");
+        assert!(queue.done(slot, Duration::ZERO, Next::Off));
+        queue.wake(slot);
+        assert_eq!(queue.pop(Time::MIN), None);
+        assert!(!queue.switch_off(slot), "nobody has it");
     }
 }

@@ -16,6 +16,7 @@ pub mod caution;
 pub mod chain;
 mod exchange;
 mod input;
+mod live;
 mod pace;
 mod sink;
 mod source;
@@ -29,20 +30,19 @@ use std::{
 use millstream_core::{
     Batch, Code, Error, Origin, Result, Status, Time, Turn,
     connector::Prepared,
-    engine::{Engine, InputSpec, Lease, Settlement, TaskSpec, Ticket, Waker},
-    key::display,
+    engine::{Engine, InputSpec, TaskSpec, Ticket, Waker},
     letter::Letter,
     mutant::{self, Mutant},
     operator::{Mode, Probe, TurnPlan},
-    table::StateTable,
     turn::{InputProgress, Position, Progress, TaskId},
 };
 
 use self::{
-    caution::{Caution, Floor, Hold},
-    chain::{Chain, Produced, Setting, Step},
+    caution::{Caution, Floor},
+    chain::{Chain, Produced, Setting},
     exchange::{Exchange, Stamp},
     input::StreamInputs,
+    live::{GATE_EVERY, Input, Intake, Live},
     pace::Pace,
     sink::SinkOutput,
     source::SourceInput,
@@ -50,6 +50,7 @@ use self::{
 use crate::{
     connect::Connectors,
     node::Looked,
+    queue::SlotId,
     stage::{Front, Limits, Stage},
 };
 
@@ -57,10 +58,6 @@ use crate::{
 const CAREFUL_TURNS: u32 = 16;
 /// Unsettled turns of one task.
 const IN_FLIGHT_MAX: usize = 2;
-/// How often a paused source, or a task that waits for the floor, looks whether it may go on.
-const GATE_EVERY: Duration = Duration::from_millis(5);
-/// State restored in one step, in bytes.
-const RESTORE_BYTES: usize = 4 << 20;
 
 /// What a step has done.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +88,8 @@ pub struct Surroundings {
     pub files: Arc<BTreeMap<String, String>>,
     /// The right to try an event alone.
     pub floor: Arc<Floor>,
+    /// Its place on the node, by which it has that right.
+    pub slot: SlotId,
     /// The task's waker.
     pub waker: Waker,
 }
@@ -123,54 +122,6 @@ pub struct TaskStats {
     pub letters: u64,
     /// Times the task was opened.
     pub opens: u64,
-}
-
-struct Live {
-    lease: Box<dyn Lease>,
-    chain: Chain,
-    exchange: Exchange,
-    input: Input,
-    sink: Option<SinkOutput>,
-    progress: Progress,
-    status: Status,
-    restored: bool,
-    more: bool,
-    careful: u32,
-    cautious: Option<Caution>,
-    /// What was taken in before the announcement.
-    held: Option<Intake>,
-    /// The announcement of the next events, while the task is cautious; and the floor, if it is
-    /// one event alone.
-    announced: Option<(Ticket, Option<Hold>)>,
-    /// The turn of an event that was tried alone, until it is durable: what comes next must not
-    /// take it along when it ends the process.
-    tried: Option<(Ticket, Hold)>,
-    /// The watermark up to which everything has fired.
-    fired: Time,
-    /// When to look at the source again, if it is held back: by back-pressure, or to let what
-    /// arrives gather.
-    held_back: Option<Time>,
-    rotation: usize,
-    unsettled: VecDeque<Ticket>,
-    awaiting: VecDeque<(Ticket, Durable)>,
-}
-
-enum Input {
-    Streams(StreamInputs),
-    Source(Box<SourceInput>),
-}
-
-/// What a source wants to be called when its turn is durable.
-type Durable = Vec<Box<dyn FnOnce() + Send>>;
-
-/// What a turn takes in, whatever it comes from.
-struct Intake {
-    steps: Vec<Step>,
-    letters: Vec<Letter>,
-    next: Progress,
-    status: Status,
-    rows: usize,
-    durable: Durable,
 }
 
 impl Task {
@@ -237,6 +188,12 @@ impl Task {
         self.live = None;
     }
 
+    /// Whether it has neither.
+    #[cfg(test)]
+    pub fn is_closed(&self) -> bool {
+        self.live.is_none()
+    }
+
     /// The committed value of a key in the operator `kind`'s table.
     pub fn inspect(&mut self, kind: &str, key: &[u8]) -> Option<Vec<u8>> {
         let live = self.live.as_mut().filter(|l| l.restored)?;
@@ -248,12 +205,7 @@ impl Task {
     /// Whether nothing it has begun is open: turns are durable where somebody waits for it, and a
     /// sink has written what was committed.
     pub fn is_settled(&self) -> bool {
-        let settled = |live: &Live| {
-            live.unsettled.is_empty()
-                && live.awaiting.is_empty()
-                && live.sink.as_ref().is_none_or(SinkOutput::is_written)
-        };
-        self.live.as_ref().is_none_or(settled)
+        self.live.as_ref().is_none_or(Live::is_settled)
     }
 
     /// As [`Task::inspect`], but tells a missing process from a task that is not ready.
@@ -416,7 +368,8 @@ impl Task {
                 rows => rows,
             };
             if events > 0 {
-                return Ok(live.announce(intake, events, now, &self.around.floor));
+                let floor = (&self.around.floor, self.around.slot);
+                return Ok(live.announce(intake, events, now, floor));
             }
         }
         let positions = |p: &Progress| p.inputs.iter().map(|i| i.position).collect();
@@ -699,94 +652,6 @@ impl Task {
             .into_iter()
             .map(|l| Letter { operator: self.stage.name.clone(), ..named(here(l)) });
         undecodable.chain(failed.into_iter().map(|l| place(here(l)))).collect()
-    }
-}
-
-impl Live {
-    fn restore(&mut self) -> Result<()> {
-        let mut tables: Vec<&mut dyn StateTable> =
-            self.chain.operators().iter_mut().flat_map(|o| o.tables()).collect();
-        let done = self.lease.restore(RESTORE_BYTES, &mut |change| match tables
-            .iter_mut()
-            .find(|t| t.id() == change.table)
-        {
-            Some(table) => table.restore(change),
-            None => Err(Error::new(
-                Code::Conflict,
-                format!(
-                    "state of a table that this flow does not have (key {})",
-                    display(change.key)
-                ),
-            )
-            .help("an operator was renamed or removed; give it back its name, or start anew")),
-        })?;
-        if done {
-            self.chain.operators().iter_mut().try_for_each(|o| o.restored())?;
-            self.restored = true;
-        }
-        Ok(())
-    }
-
-    fn settle(&mut self) -> Result<()> {
-        while let Some(ticket) = self.unsettled.front().copied() {
-            match self.lease.settled(ticket) {
-                Settlement::Ok => {
-                    self.unsettled.pop_front();
-                }
-                Settlement::Pending => break,
-                Settlement::Retry => {
-                    self.lease.retry(ticket);
-                    break;
-                }
-                Settlement::Fenced => {
-                    return Err(Error::new(Code::Fenced, "a newer owner has the task"));
-                }
-                Settlement::Unknown => {
-                    return Err(Error::new(Code::Fenced, "the outcome of a commit is unknown"));
-                }
-                Settlement::Fatal(error) => return Err(error),
-            }
-        }
-        while self.awaiting.front().is_some_and(|(ticket, _)| self.lease.durable(*ticket)) {
-            let (_, callbacks) = self.awaiting.pop_front().unwrap_or((Ticket(0), Vec::new()));
-            callbacks.into_iter().for_each(|durable| durable());
-        }
-        Ok(())
-    }
-
-    /// Announces the next events durably before they are tried, so that one that ends the process
-    /// is recognised after a few times. One event alone waits for the floor.
-    fn announce(&mut self, intake: Intake, events: usize, now: Time, floor: &Arc<Floor>) -> Did {
-        self.held = Some(intake);
-        let alone = events == 1;
-        let hold = if alone { floor.take(self.lease.task()) } else { None };
-        if alone && hold.is_none() {
-            return Did::Idle { until: Some(now + GATE_EVERY) };
-        }
-        self.progress.turn += 1;
-        self.progress.clock = now.max(self.progress.clock);
-        self.progress.attempts += u32::from(alone);
-        self.progress.announced = u32::try_from(events).unwrap_or(u32::MAX);
-        let turn = Turn { progress: self.progress.clone(), ..Turn::default() };
-        let ticket = self.lease.commit(turn);
-        self.announced = Some((ticket, hold));
-        self.unsettled.push_back(ticket);
-        Did::Worked
-    }
-
-    fn idle(&mut self, owed: Option<Time>) -> Did {
-        let settled = self.unsettled.is_empty() && self.awaiting.is_empty();
-        let wake_at = self.chain.wake_at();
-        if self.status == Status::Ended && settled && owed.is_none() && wake_at.is_none() {
-            return Did::Ended;
-        }
-        let idle_at = match &self.input {
-            Input::Source(source) => source.idle_at(),
-            Input::Streams(_) => None,
-        };
-        let all = [owed, wake_at, idle_at, self.held_back];
-        let until = all.into_iter().flatten().min();
-        Did::Idle { until }
     }
 }
 

@@ -3,11 +3,10 @@
 //! This is the only place where the runtime starts threads or reads the machine's clock.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, LazyLock, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -18,7 +17,7 @@ use millstream_core::{Error, Result, Time, connector::Pull};
 
 use crate::{
     connect::{Connectors, SourceJob, WriteJob},
-    node::Node,
+    node::{Node, Seen},
 };
 
 /// How long a worker without work sleeps at most.
@@ -33,14 +32,26 @@ const WORKER_NICE: i32 = 5;
 /// Stack of a worker, in bytes; handlers run on it.
 const WORKER_STACK_BYTES: usize = 8 << 20;
 
-/// The wall clock, which never goes back while the process lives.
+/// The wall clock, which never goes back while the process lives. It follows steps forward (after a
+/// suspension, or when the time was set right); after one back it goes on from where it was.
 pub fn now() -> Time {
-    static START: std::sync::OnceLock<(Instant, Time)> = std::sync::OnceLock::new();
-    let (start, time) = START.get_or_init(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        (Instant::now(), Time::from_ms(since.as_millis() as i64))
-    });
-    *time + start.elapsed()
+    static START: LazyLock<(Instant, Ahead)> =
+        LazyLock::new(|| (Instant::now(), Ahead(AtomicI64::new(i64::MIN))));
+    let (start, ahead) = &*START;
+    // The wall first: whatever passes before the other is read would else count as a step.
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ahead.now(wall, start.elapsed())
+}
+
+/// How far the wall clock has been ahead of one without steps at most, ms.
+struct Ahead(AtomicI64);
+
+impl Ahead {
+    fn now(&self, wall: Duration, elapsed: Duration) -> Time {
+        let (wall, elapsed) = (wall.as_millis() as i64, elapsed.as_millis() as i64);
+        let ahead = wall - elapsed;
+        Time::from_ms(elapsed + self.0.fetch_max(ahead, Ordering::Relaxed).max(ahead))
+    }
 }
 
 fn spawn(name: &str, stack: usize, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
@@ -192,11 +203,12 @@ impl Workers {
         let (node, stop) = (workers.node.clone(), workers.stop.clone());
         let weak = Arc::downgrade(&workers);
         let watchdog = spawn("watchdog", 1 << 20, move || {
-            let mut seen = BTreeMap::new();
+            let mut seen = Seen::new();
+            let begun = Instant::now();
             let every = WATCH_EVERY.min(node.options().call_timeout / 2);
             while !stop.load(Ordering::Relaxed) {
                 thread::park_timeout(every.max(Duration::from_millis(1)));
-                for _ in 0..node.watch(&mut seen, now()) {
+                for _ in 0..node.watch(&mut seen, begun.elapsed(), now()) {
                     if let Some(workers) = weak.upgrade() {
                         // Without a thread to spare the others carry on; there is nobody to tell.
                         drop(workers.start_worker());
@@ -249,5 +261,22 @@ impl Workers {
             }
         }
         self.node.say_the_rest();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_follows_steps_forward_and_never_goes_back() {
+        let ahead = Ahead(AtomicI64::new(i64::MIN));
+        let s = Duration::from_secs;
+        let now = |wall, elapsed| ahead.now(s(wall), s(elapsed)).ms() / 1000;
+        assert_eq!(now(1_000, 0), 1_000);
+        assert_eq!(now(1_002, 2), 1_002);
+        assert_eq!(now(4_603, 3), 4_603, "an hour in a closed laptop");
+        assert_eq!(now(1_004, 4), 4_604, "set back, it goes on");
+        assert_eq!(now(4_605, 5), 4_605, "set right again, it is not ahead");
     }
 }

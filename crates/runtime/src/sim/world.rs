@@ -3,7 +3,7 @@
 //! *Invariant:* everything that happens follows from the seed: who goes on next, what fails, what
 //! the clock says.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use millstream_core::{Code, Error, Result, Time, disk::Disk, engine::Engine, rng::Rng};
 
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     disk::sim::{Faults as DiskFaults, SimDisk},
     embedded::{self, Committer, Compactor, EmbeddedEngine, Opened},
-    node::{FlowState, Node, Options as NodeOptions},
+    node::{FlowState, Node, Options as NodeOptions, Seen},
     stage::Stage,
 };
 
@@ -216,10 +216,11 @@ impl World {
         match self.driver.run(Box::new(move || node.crank(now, &clock))) {
             Stepped::Done(moved) => moved,
             Stepped::Hung => {
-                let mut seen = BTreeMap::new();
-                self.running.node.watch(&mut seen, self.now);
-                self.now = self.now + self.setup.node.call_timeout;
-                self.past.watchdog += self.running.node.watch(&mut seen, self.now) as u64;
+                let mut seen = Seen::new();
+                self.running.node.watch(&mut seen, Duration::ZERO, self.now);
+                let timeout = self.setup.node.call_timeout;
+                self.now = self.now + timeout;
+                self.past.watchdog += self.running.node.watch(&mut seen, timeout, self.now) as u64;
                 true
             }
             Stepped::Died => {

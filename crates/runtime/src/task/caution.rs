@@ -10,7 +10,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use millstream_core::turn::{Progress, TaskId};
+use millstream_core::turn::Progress;
+
+use crate::queue::SlotId;
 
 /// How much smaller an announcement is than the one before: four deaths lead from the largest turn
 /// to one event, and sixteen turns past it if no event was to blame.
@@ -63,7 +65,7 @@ pub struct Floor(Mutex<Holder>);
 struct Holder {
     /// How often it was given away: tells a hold from those before it.
     given: u64,
-    task: Option<TaskId>,
+    slot: Option<SlotId>,
 }
 
 /// The floor, until it is dropped.
@@ -74,16 +76,22 @@ pub struct Hold {
 }
 
 impl Floor {
-    /// Takes the floor if it is free, or if the task had it in a life before: a thread that was
-    /// given up gives nothing back.
-    pub fn take(self: &Arc<Self>, task: TaskId) -> Option<Hold> {
+    /// Takes the floor for the task in `slot`, if it is free.
+    pub fn take(self: &Arc<Self>, slot: SlotId) -> Option<Hold> {
         let mut holder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if holder.task.is_some_and(|other| other != task) {
+        if holder.slot.is_some() {
             return None;
         }
         holder.given += 1;
-        holder.task = Some(task);
+        holder.slot = Some(slot);
         Some(Hold { floor: self.clone(), given: holder.given })
+    }
+
+    /// Takes the floor from the task in `slot`, if it has it: its thread was given up and gives
+    /// nothing back.
+    pub fn free(&self, slot: SlotId) {
+        let mut holder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        holder.slot.take_if(|has| *has == slot);
     }
 }
 
@@ -91,7 +99,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut holder = self.floor.0.lock().unwrap_or_else(PoisonError::into_inner);
         if holder.given == self.given {
-            holder.task = None;
+            holder.slot = None;
         }
     }
 }
@@ -125,14 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn one_task_at_a_time_has_the_floor_and_a_lost_hold_is_taken_over() {
+    fn one_task_at_a_time_has_the_floor_and_a_lost_hold_has_no_say() {
         let floor = Arc::new(Floor::default());
-        let lost = floor.take(TaskId(1)).unwrap();
-        assert!(floor.take(TaskId(2)).is_none());
-        let again = floor.take(TaskId(1)).unwrap();
+        let lost = floor.take(1).unwrap();
+        assert!(floor.take(2).is_none());
+        floor.free(2);
+        assert!(floor.take(2).is_none(), "it is another's");
+        floor.free(1);
+        let again = floor.take(2).unwrap();
         drop(lost);
-        assert!(floor.take(TaskId(2)).is_none(), "the thread that was given up has no say");
+        assert!(floor.take(1).is_none(), "the thread that was given up has no say");
         drop(again);
-        assert!(floor.take(TaskId(2)).is_some());
+        assert!(floor.take(1).is_some());
     }
 }

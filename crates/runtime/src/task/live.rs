@@ -1,0 +1,192 @@
+//! What a running attempt of a task holds: its lease, its operators and what is open between them.
+//!
+//! *Why apart:* a task outlives its attempts. When one fails, all of this is dropped, and the next
+//! one begins with what was committed.
+//!
+//! *Invariant:* nothing in here is needed to go on after a crash.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use millstream_core::{
+    Code, Error, Result, Status, Time, Turn,
+    engine::{Lease, Settlement, Ticket},
+    key::display,
+    letter::Letter,
+    table::StateTable,
+    turn::Progress,
+};
+
+use crate::queue::SlotId;
+
+use super::{
+    Did,
+    caution::{Caution, Floor, Hold},
+    chain::{Chain, Step},
+    exchange::Exchange,
+    input::StreamInputs,
+    sink::SinkOutput,
+    source::SourceInput,
+};
+
+/// How often a paused source, or a task that waits for the floor, looks whether it may go on.
+pub const GATE_EVERY: Duration = Duration::from_millis(5);
+/// State restored in one step, in bytes.
+const RESTORE_BYTES: usize = 4 << 20;
+
+/// A running attempt.
+pub struct Live {
+    pub lease: Box<dyn Lease>,
+    pub chain: Chain,
+    pub exchange: Exchange,
+    pub input: Input,
+    pub sink: Option<SinkOutput>,
+    pub progress: Progress,
+    pub status: Status,
+    /// Whether all state has been read.
+    pub restored: bool,
+    /// Whether something that was due is still to fire.
+    pub more: bool,
+    /// Turns for which it stays careful.
+    pub careful: u32,
+    pub cautious: Option<Caution>,
+    /// What was taken in before the announcement.
+    pub held: Option<Intake>,
+    /// The announcement of the next events, while the task is cautious; and the floor, if it is
+    /// one event alone.
+    pub announced: Option<(Ticket, Option<Hold>)>,
+    /// The turn of an event that was tried alone, until it is durable: what comes next must not
+    /// take it along when it ends the process.
+    pub tried: Option<(Ticket, Hold)>,
+    /// The watermark up to which everything has fired.
+    pub fired: Time,
+    /// When to look at the source again, if it is held back: by back-pressure, or to let what
+    /// arrives gather.
+    pub held_back: Option<Time>,
+    /// Which input is read first.
+    pub rotation: usize,
+    pub unsettled: VecDeque<Ticket>,
+    pub awaiting: VecDeque<(Ticket, Durable)>,
+}
+
+/// What it reads.
+pub enum Input {
+    Streams(StreamInputs),
+    Source(Box<SourceInput>),
+}
+
+/// What a source wants to be called when its turn is durable.
+pub type Durable = Vec<Box<dyn FnOnce() + Send>>;
+
+/// What a turn takes in, whatever it comes from.
+pub struct Intake {
+    pub steps: Vec<Step>,
+    pub letters: Vec<Letter>,
+    pub next: Progress,
+    pub status: Status,
+    pub rows: usize,
+    pub durable: Durable,
+}
+
+impl Live {
+    /// Restores a part of the state.
+    pub fn restore(&mut self) -> Result<()> {
+        let mut tables: Vec<&mut dyn StateTable> =
+            self.chain.operators().iter_mut().flat_map(|o| o.tables()).collect();
+        let done = self.lease.restore(RESTORE_BYTES, &mut |change| match tables
+            .iter_mut()
+            .find(|t| t.id() == change.table)
+        {
+            Some(table) => table.restore(change),
+            None => Err(Error::new(
+                Code::Conflict,
+                format!(
+                    "state of a table that this flow does not have (key {})",
+                    display(change.key)
+                ),
+            )
+            .help("an operator was renamed or removed; give it back its name, or start anew")),
+        })?;
+        if done {
+            self.chain.operators().iter_mut().try_for_each(|o| o.restored())?;
+            self.restored = true;
+        }
+        Ok(())
+    }
+
+    /// Hears what became of the turns handed in, and tells whoever waited for them to be durable.
+    pub fn settle(&mut self) -> Result<()> {
+        while let Some(ticket) = self.unsettled.front().copied() {
+            match self.lease.settled(ticket) {
+                Settlement::Ok => {
+                    self.unsettled.pop_front();
+                }
+                Settlement::Pending => break,
+                Settlement::Retry => {
+                    self.lease.retry(ticket);
+                    break;
+                }
+                Settlement::Fenced => {
+                    return Err(Error::new(Code::Fenced, "a newer owner has the task"));
+                }
+                Settlement::Unknown => {
+                    return Err(Error::new(Code::Fenced, "the outcome of a commit is unknown"));
+                }
+                Settlement::Fatal(error) => return Err(error),
+            }
+        }
+        while self.awaiting.front().is_some_and(|(ticket, _)| self.lease.durable(*ticket)) {
+            let (_, callbacks) = self.awaiting.pop_front().unwrap_or((Ticket(0), Vec::new()));
+            callbacks.into_iter().for_each(|durable| durable());
+        }
+        Ok(())
+    }
+
+    /// Whether nothing it has begun is open.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.is_empty()
+            && self.awaiting.is_empty()
+            && self.sink.as_ref().is_none_or(SinkOutput::is_written)
+    }
+
+    /// Announces the next events durably before they are tried, so that one that ends the process
+    /// is recognised after a few times. One event alone waits for the floor.
+    pub fn announce(
+        &mut self,
+        intake: Intake,
+        events: usize,
+        now: Time,
+        (floor, slot): (&Arc<Floor>, SlotId),
+    ) -> Did {
+        self.held = Some(intake);
+        let alone = events == 1;
+        let hold = if alone { floor.take(slot) } else { None };
+        if alone && hold.is_none() {
+            return Did::Idle { until: Some(now + GATE_EVERY) };
+        }
+        self.progress.turn += 1;
+        self.progress.clock = now.max(self.progress.clock);
+        self.progress.attempts += u32::from(alone);
+        self.progress.announced = u32::try_from(events).unwrap_or(u32::MAX);
+        let turn = Turn { progress: self.progress.clone(), ..Turn::default() };
+        let ticket = self.lease.commit(turn);
+        self.announced = Some((ticket, hold));
+        self.unsettled.push_back(ticket);
+        Did::Worked
+    }
+
+    /// Nothing is to be done: until when, or for good.
+    pub fn idle(&mut self, owed: Option<Time>) -> Did {
+        let settled = self.unsettled.is_empty() && self.awaiting.is_empty();
+        let wake_at = self.chain.wake_at();
+        if self.status == Status::Ended && settled && owed.is_none() && wake_at.is_none() {
+            return Did::Ended;
+        }
+        let idle_at = match &self.input {
+            Input::Source(source) => source.idle_at(),
+            Input::Streams(_) => None,
+        };
+        let all = [owed, wake_at, idle_at, self.held_back];
+        let until = all.into_iter().flatten().min();
+        Did::Idle { until }
+    }
+}
