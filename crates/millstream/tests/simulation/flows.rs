@@ -7,6 +7,8 @@ pub const HANG: i64 = 1511;
 /// Processing time until a timer rings, and until an idle process ends. A run takes minutes.
 pub const RINGS_AFTER: Duration = Duration::from_secs(20 * 3600);
 pub const EXPIRES_AFTER: Duration = Duration::from_secs(60 * 3600);
+/// What a state grows by at once, in bytes; all else in a state is less than half of it.
+pub const GROWTH: usize = 400;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
@@ -27,6 +29,7 @@ pub struct Out {
 pub struct Account {
     pub n: i64,
     pub sum: i64,
+    pub ballast: String,
 }
 
 impl Process for Account {
@@ -61,7 +64,11 @@ impl Process for Account {
         if v % 23 == 0 {
             ctx.side_output("side", Side { v })?;
         }
-        if v % 19 == 0 {
+        if v % 21 == 4 {
+            self.grow();
+        }
+        // A state is measured where a turn ends: one that is too large has to live until then.
+        if v % 19 == 0 && self.ballast.is_empty() {
             ctx.stop();
         }
         // Poison strikes last, when everything is half done.
@@ -75,6 +82,9 @@ impl Process for Account {
 
     fn on_timer(&mut self, name: &str, ctx: &mut Context<Self>) -> Result<()> {
         self.n += if name == "clock" { 1_000_000 } else { 1000 };
+        if self.n % 3 == 0 {
+            self.grow();
+        }
         ctx.emit(self.out(ctx, name));
         assert!(self.sum % 5 != 3, "injected in on_timer");
         Ok(())
@@ -87,6 +97,10 @@ impl Process for Account {
 }
 
 impl Account {
+    fn grow(&mut self) {
+        self.ballast.push_str(&"x".repeat(GROWTH));
+    }
+
     fn out(&self, ctx: &Context<Self>, what: &str) -> Out {
         Out { key: ctx.key().into_owned(), what: what.into(), n: self.n, sum: self.sum }
     }
@@ -141,6 +155,8 @@ pub struct Plan {
     pub slide_ms: i64,
     /// Processes end when they are idle.
     pub expires: bool,
+    /// So often can the state of an account grow; once more is too much.
+    pub grows_max: Option<usize>,
     /// A second source meets the first before the windows.
     pub connects: bool,
     /// The first failure of an account stops the flow.
@@ -187,7 +203,7 @@ impl Plan {
         let accounts = ProcessOptions {
             on_error: if self.stops { OnError::Stop } else { OnError::DeadLetter },
             idle_expiry: self.expires.then_some(EXPIRES_AFTER),
-            ..ProcessOptions::default()
+            state_bytes_max: self.grows_max.map_or(1 << 20, |n| n * GROWTH + GROWTH / 2),
         };
         let flow = Flow::new("sim")
             .limits(limits)

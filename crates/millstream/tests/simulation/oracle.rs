@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::flows::{Account, HANG, Out, Plan, Row, Shape, Total};
+use super::flows::{Account, GROWTH, HANG, Out, Plan, Row, Shape, Total};
 
 /// A result of a window: key, start, end, n, sum, min, max, picky.
 pub type Pane = (String, i64, i64, i64, i64, i64, i64, i64);
@@ -18,14 +18,39 @@ pub struct Expected {
     pub panes: Vec<Pane>,
     pub late: Vec<(String, i64, i64)>,
     pub filtered: u64,
+    /// Failures for the size of a state.
+    pub too_large: u64,
     /// What was set aside: operator, trigger, line of the source (0 if none), key.
     pub letters: Vec<(String, String, u64, String)>,
 }
 
 struct Cell {
     state: Account,
+    /// So often can it grow.
+    grows: usize,
     timer: Option<i64>,
     rings: bool,
+}
+
+impl Cell {
+    /// A timer adds to the number, and every third such number makes the state grow; `false` if it
+    /// cannot.
+    fn adds(&mut self, n: i64) -> bool {
+        let grows = (self.state.n + n) % 3 == 0;
+        if grows && self.grows == 0 {
+            return false;
+        }
+        self.state.n += n;
+        if grows {
+            self.grow();
+        }
+        true
+    }
+
+    fn grow(&mut self) {
+        self.grows -= 1;
+        self.state.ballast.push_str(&"x".repeat(GROWTH));
+    }
 }
 
 impl Expected {
@@ -39,7 +64,7 @@ impl Expected {
                 e.filtered += 1;
                 continue;
             }
-            e.account(&mut cells, row, line, stamp);
+            e.account(plan, &mut cells, row, line, stamp);
             let again = (row.v % 3 == 0).then(|| Row { v: -row.v, ..row.clone() });
             for row in std::iter::once(row.clone()).chain(again) {
                 windows.add(&mut e, &row, line, stamp);
@@ -71,7 +96,14 @@ impl Expected {
         self.letters.push((operator.into(), trigger.into(), line, key.into()));
     }
 
-    fn account(&mut self, cells: &mut HashMap<String, Cell>, row: &Row, line: u64, stamp: i64) {
+    fn account(
+        &mut self,
+        plan: &Plan,
+        cells: &mut HashMap<String, Cell>,
+        row: &Row,
+        line: u64,
+        stamp: i64,
+    ) {
         self.fire(cells, &row.key, stamp);
         let v = row.v;
         let cursed = row.key == "cursed" && !cells.contains_key(&row.key);
@@ -80,11 +112,21 @@ impl Expected {
             self.dead("account", if fails { "record" } else { "suspect" }, line, &row.key);
             return;
         }
+        let grows = v % 21 == 4;
+        if grows && cells.get(&row.key).is_some_and(|cell| cell.grows == 0) {
+            self.dead("account", "record", line, &row.key);
+            self.too_large += 1;
+            return;
+        }
         let cell = cells.entry(row.key.clone()).or_insert(Cell {
             state: Account::default(),
+            grows: plan.grows_max.unwrap_or(usize::MAX),
             timer: None,
             rings: false,
         });
+        if grows {
+            cell.grow();
+        }
         cell.state.n += 1;
         cell.state.sum += v;
         if v % 11 == 0 {
@@ -104,7 +146,7 @@ impl Expected {
         if v % 23 == 0 {
             self.sides.push(v);
         }
-        if v % 19 == 0 {
+        if v % 19 == 0 && cell.state.ballast.is_empty() {
             cells.remove(&row.key);
             self.out(&row.key, "end", n, sum);
         }
@@ -123,7 +165,11 @@ impl Expected {
             self.dead("account", "timer", 0, key);
             return;
         }
-        cell.state.n += 1000;
+        if !cell.adds(1000) {
+            self.dead("account", "timer", 0, key);
+            self.too_large += 1;
+            return;
+        }
         let (n, sum) = (cell.state.n, cell.state.sum);
         self.out(key, "t", n, sum);
     }
@@ -134,7 +180,11 @@ impl Expected {
             self.dead("account", "timer", 0, key);
             return;
         }
-        cell.state.n += 1_000_000;
+        if !cell.adds(1_000_000) {
+            self.dead("account", "timer", 0, key);
+            self.too_large += 1;
+            return;
+        }
         let (n, sum) = (cell.state.n, cell.state.sum);
         self.out(key, "clock", n, sum);
     }

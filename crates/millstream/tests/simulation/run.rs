@@ -40,6 +40,9 @@ fn draw(seed: u64) -> Drawn {
     // Of its own, so that what is added here changes nothing below.
     let mut own = Draw(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x2545_f491);
     own.below(2);
+    // And what came after that.
+    let mut late = Draw(seed.wrapping_mul(0xa076_1d64_78bd_642f) ^ 0x1ce4_e5b9);
+    late.below(2);
     let mut plan = Plan {
         partitions: [1, 2, 7, 16][d.below(4) as usize],
         delay_ms: [0, 200, 2000][d.below(3) as usize],
@@ -49,6 +52,7 @@ fn draw(seed: u64) -> Drawn {
         slide_ms: (size_ms / [1, 2, 3][d.below(3) as usize]).max(1),
         expires: own.below(2) == 0,
         connects: own.below(2) == 0,
+        grows_max: (late.below(2) == 0).then(|| 1 + late.below(3) as usize),
         stops: false,
     };
     // Which rows a session joins depends on both watermarks, and so on who is ahead.
@@ -86,6 +90,8 @@ pub fn draws_sessions(seed: u64) -> bool {
 pub struct Ran {
     pub plan: Plan,
     pub coverage: Coverage,
+    /// Records and timers that failed since they made a state too large.
+    pub too_large: u64,
     pub trace: u64,
     pub sinks: Vec<Vec<Value>>,
     pub letters: Vec<Letter>,
@@ -99,12 +105,14 @@ pub fn run(seed: u64) -> Ran {
     // All else is done; now the clock.
     t.advance(RINGS_AFTER + RINGS_AFTER / 2);
     t.advance(EXPIRES_AFTER);
-    compare(seed, &plan, &rows, &Expected::of(&plan, &rows, &more), &mut t);
+    let expected = Expected::of(&plan, &rows, &more);
+    compare(seed, &plan, &rows, &expected, &mut t);
     let coverage = t.coverage();
     println!("seed {seed}: {coverage:?}");
     Ran {
         plan,
         coverage,
+        too_large: expected.too_large,
         trace: t.world().trace(),
         sinks: ["out", "sides", "windowed"].map(|name| t.sink(name)).into(),
         letters: t.dead_letters(),
