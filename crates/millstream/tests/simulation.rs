@@ -68,7 +68,8 @@ fn check_coverage(all: &[Ran]) {
     for drawn in [|r: &Ran| r.plan.expires, |r: &Ran| r.plan.connects] {
         assert!(all.iter().any(drawn) && !all.iter().all(drawn), "a feature was never drawn");
     }
-    let done: [Met<Ran>; 1] = [("too large a state", |r| r.too_large)];
+    let done: [Met<Ran>; 2] =
+        [("too large a state", |r| r.too_large), ("killed process", |r| r.acts.kills)];
     let met: [Met<Coverage>; 18] = [
         ("fence", |c| c.engine.fence),
         ("unknown commit", |c| c.engine.unknown),

@@ -20,6 +20,13 @@ use super::{
 struct Draw(u64);
 
 impl Draw {
+    /// One of its own, so that what is added changes nothing that another draws.
+    fn own(seed: u64, salt: u64) -> Draw {
+        let mut d = Draw(seed.wrapping_mul(salt) ^ 0x5bf0_3635);
+        d.below(2);
+        d
+    }
+
     fn below(&mut self, n: i64) -> i64 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         ((self.0 >> 33) % n as u64) as i64
@@ -37,12 +44,8 @@ fn draw(seed: u64) -> Drawn {
     let mut d = Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5bf0_3635);
     d.below(2);
     let size_ms = [100, 250, 1000, 60_000][d.below(4) as usize];
-    // Of its own, so that what is added here changes nothing below.
-    let mut own = Draw(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x2545_f491);
-    own.below(2);
-    // And what came after that.
-    let mut late = Draw(seed.wrapping_mul(0xa076_1d64_78bd_642f) ^ 0x1ce4_e5b9);
-    late.below(2);
+    let mut own = Draw::own(seed, 0xd134_2543_de82_ef95);
+    let mut later = Draw::own(seed, 0xa076_1d64_78bd_642f);
     let mut plan = Plan {
         partitions: [1, 2, 7, 16][d.below(4) as usize],
         delay_ms: [0, 200, 2000][d.below(3) as usize],
@@ -52,7 +55,7 @@ fn draw(seed: u64) -> Drawn {
         slide_ms: (size_ms / [1, 2, 3][d.below(3) as usize]).max(1),
         expires: own.below(2) == 0,
         connects: own.below(2) == 0,
-        grows_max: (late.below(2) == 0).then(|| 1 + late.below(3) as usize),
+        grows_max: (later.below(2) == 0).then(|| 1 + later.below(3) as usize),
         stops: false,
     };
     // Which rows a session joins depends on both watermarks, and so on who is ahead.
@@ -92,6 +95,7 @@ pub struct Ran {
     pub coverage: Coverage,
     /// Records and timers that failed since they made a state too large.
     pub too_large: u64,
+    pub acts: Acts,
     pub trace: u64,
     pub sinks: Vec<Vec<Value>>,
     pub letters: Vec<Letter>,
@@ -100,7 +104,7 @@ pub struct Ran {
 /// Runs a seed and compares all it leaves with the oracle.
 pub fn run(seed: u64) -> Ran {
     let Drawn { plan, rows, more, rest } = draw(seed);
-    let mut t = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
+    let (mut t, acts) = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
     t.run_until_idle();
     // All else is done; now the clock.
     t.advance(RINGS_AFTER + RINGS_AFTER / 2);
@@ -113,6 +117,7 @@ pub fn run(seed: u64) -> Ran {
         plan,
         coverage,
         too_large: expected.too_large,
+        acts,
         trace: t.world().trace(),
         sinks: ["out", "sides", "windowed"].map(|name| t.sink(name)).into(),
         letters: t.dead_letters(),
@@ -123,7 +128,7 @@ pub fn run(seed: u64) -> Ran {
 #[allow(dead_code, reason = "the mutants ask, the simulation does not")]
 pub fn violations(seed: u64) -> Vec<String> {
     let Drawn { plan, rows, more, rest } = draw(seed);
-    let mut t = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
+    let (mut t, _) = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
     t.run_until_idle();
     t.ledger().violations()
 }
@@ -133,7 +138,7 @@ pub fn violations(seed: u64) -> Vec<String> {
 pub fn run_to_the_first_failure(seed: u64) -> bool {
     let Drawn { mut plan, rows, more, rest } = draw(seed);
     plan.stops = true;
-    let mut t = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
+    let (mut t, _) = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
     let stopped = t.try_run();
     let at = format!("seed {seed}, {plan:?}");
     let expected = Expected::of(&Plan { expires: false, ..plan.clone() }, &rows, &more);
@@ -152,8 +157,21 @@ pub fn run_to_the_first_failure(seed: u64) -> bool {
     stopped.is_err()
 }
 
+/// What people have done to a node while it ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Acts {
+    /// Processes ended by hand.
+    pub kills: u64,
+}
+
 /// Feeds a node in pieces while its surroundings fail; nothing is compared yet.
-fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> TestNode {
+fn play(
+    seed: u64,
+    plan: &Plan,
+    inputs: [(&str, &[Row]); 2],
+    mut d: Draw,
+) -> (TestNode, Acts) {
+    let (mut acts, mut people) = (Acts::default(), Draw::own(seed, 0xe703_7ed1_a0b4_28db));
     let faults = Faults { fence: 5, unknown: 10, retry: 20, delay: 30 };
     let mut t = TestNode::new(plan.flow())
         .seed(seed)
@@ -168,6 +186,7 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
             }
         });
     let [(_, mut rest), (_, mut more)] = inputs;
+    let keys: Vec<String> = rest.iter().map(|row| row.key.clone()).collect();
     while !rest.is_empty() {
         let n = (1 + d.below(120) as usize).min(rest.len());
         let share = (more.len() * n).div_ceil(rest.len());
@@ -184,6 +203,14 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
         }
         if t.world().disk().is_off() {
             t.crash(Crash::Now); // in a compaction
+        }
+        for _ in 0..people.below(4) {
+            // Some that live, and some that do not.
+            match people.below(3) {
+                0 => t.kill("total", format!("total-{}", people.below(6))),
+                _ => t.kill("account", &keys[people.below(keys.len() as i64) as usize]),
+            };
+            acts.kills += 1;
         }
         match d.below(8) {
             0 | 1 => drop(t.crash(Crash::Now)),
@@ -229,7 +256,7 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
         t.crash(Crash::Now);
     }
     t.end();
-    t
+    (t, acts)
 }
 
 /// What accounts have emitted, per key and in order.
