@@ -253,7 +253,8 @@ impl Task {
                 && live.awaiting.is_empty()
                 && live.sink.as_ref().is_none_or(SinkOutput::is_written)
         };
-        self.live.as_ref().is_none_or(settled)
+        // One that has failed, or is being opened, may have to write once more.
+        self.live.as_ref().is_some_and(settled)
     }
 
     /// As [`Task::inspect`], but tells a missing process from a task that is not ready.
