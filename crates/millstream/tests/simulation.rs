@@ -68,8 +68,12 @@ fn check_coverage(all: &[Ran]) {
     for drawn in [|r: &Ran| r.plan.expires, |r: &Ran| r.plan.connects] {
         assert!(all.iter().any(drawn) && !all.iter().all(drawn), "a feature was never drawn");
     }
-    let done: [Met<Ran>; 2] =
-        [("too large a state", |r| r.too_large), ("killed process", |r| r.acts.kills)];
+    let done: [Met<Ran>; 4] = [
+        ("too large a state", |r| r.too_large),
+        ("killed process", |r| r.acts.kills),
+        ("drained node", |r| r.acts.drains),
+        ("drain cut short", |r| r.acts.drains_cut),
+    ];
     let met: [Met<Coverage>; 18] = [
         ("fence", |c| c.engine.fence),
         ("unknown commit", |c| c.engine.unknown),

@@ -17,6 +17,8 @@ use super::{
     oracle::Expected,
 };
 
+const SINKS: [&str; 3] = ["out", "sides", "windowed"];
+
 struct Draw(u64);
 
 impl Draw {
@@ -119,7 +121,7 @@ pub fn run(seed: u64) -> Ran {
         too_large: expected.too_large,
         acts,
         trace: t.world().trace(),
-        sinks: ["out", "sides", "windowed"].map(|name| t.sink(name)).into(),
+        sinks: SINKS.map(|name| t.sink(name)).into(),
         letters: t.dead_letters(),
     }
 }
@@ -162,15 +164,38 @@ pub fn run_to_the_first_failure(seed: u64) -> bool {
 pub struct Acts {
     /// Processes ended by hand.
     pub kills: u64,
+    /// Nodes that were asked to end, worked off what they had, and were started again.
+    pub drains: u64,
+    /// Nodes that were asked to end and killed before they had.
+    pub drains_cut: u64,
+}
+
+/// Steps that a node has to work off what it has taken in.
+const DRAIN_STEPS: u64 = 200_000;
+
+/// Works off what was taken in, of which `put` lines of the first source are a part at most; the
+/// power may fail then, and nothing is lost.
+fn end_and_start_again(t: &mut TestNode, put: u64, at: &str) -> bool {
+    let crashes = t.coverage().crashes;
+    if let Err(error) = t.world().drain(DRAIN_STEPS) {
+        assert!(t.world().disk().is_off(), "{at}: {error}");
+        t.crash(Crash::Now);
+        return false;
+    }
+    let sinks = |t: &TestNode| SINKS.map(|name| t.sink(name).len());
+    let (before, written) = (t.ledger(), sinks(t));
+    // One that was worn out has been started in between, and may have taken more in.
+    if t.coverage().crashes == crashes {
+        let taken = before.sources.get("sim/rows").map_or(0, |s| s.units);
+        assert!(taken <= put, "{at}: {taken} lines taken in, {put} before the drain");
+    }
+    t.crash(Crash::Now);
+    assert_eq!((t.ledger(), sinks(t)), (before, written), "{at}: lost after a drain");
+    true
 }
 
 /// Feeds a node in pieces while its surroundings fail; nothing is compared yet.
-fn play(
-    seed: u64,
-    plan: &Plan,
-    inputs: [(&str, &[Row]); 2],
-    mut d: Draw,
-) -> (TestNode, Acts) {
+fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (TestNode, Acts) {
     let (mut acts, mut people) = (Acts::default(), Draw::own(seed, 0xe703_7ed1_a0b4_28db));
     let faults = Faults { fence: 5, unknown: 10, retry: 20, delay: 30 };
     let mut t = TestNode::new(plan.flow())
@@ -185,9 +210,14 @@ fn play(
                 s.node.backlog_rows_max = 20;
             }
         });
+    let at = format!("seed {seed}, {plan:?}");
     let [(_, mut rest), (_, mut more)] = inputs;
     let keys: Vec<String> = rest.iter().map(|row| row.key.clone()).collect();
     while !rest.is_empty() {
+        let (asked, put) = (people.below(5) == 0, inputs[0].1.len() - rest.len());
+        if asked {
+            t.world().node().drain();
+        }
         let n = (1 + d.below(120) as usize).min(rest.len());
         let share = (more.len() * n).div_ceil(rest.len());
         for ((source, _), (from, n)) in inputs.iter().zip([(&mut rest, n), (&mut more, share)]) {
@@ -211,6 +241,14 @@ fn play(
                 _ => t.kill("account", &keys[people.below(keys.len() as i64) as usize]),
             };
             acts.kills += 1;
+        }
+        match people.below(3) {
+            _ if !asked => {}
+            0 => {
+                t.crash(if people.below(2) == 0 { Crash::Now } else { Crash::Kill });
+                acts.drains_cut += 1;
+            }
+            _ => acts.drains += u64::from(end_and_start_again(&mut t, put as u64, &at)),
         }
         match d.below(8) {
             0 | 1 => drop(t.crash(Crash::Now)),
