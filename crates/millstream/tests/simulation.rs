@@ -65,10 +65,13 @@ type Met<R> = (&'static str, fn(&R) -> u64);
 
 /// A run that has met none of a fault, or not drawn a feature, proves nothing about it.
 fn check_coverage(all: &[Ran]) {
-    for drawn in [|r: &Ran| r.plan.expires, |r: &Ran| r.plan.connects] {
+    for drawn in [|r: &Ran| r.plan.expires, |r: &Ran| r.plan.connects, |r: &Ran| r.plan.reads_late]
+    {
         assert!(all.iter().any(drawn) && !all.iter().all(drawn), "a feature was never drawn");
     }
-    let done: [Met<Ran>; 4] = [
+    let done: [Met<Ran>; 6] = [
+        ("record before its time", |r| r.before_time),
+        ("late record that is read", |r| r.late_read),
         ("too large a state", |r| r.too_large),
         ("killed process", |r| r.acts.kills),
         ("drained node", |r| r.acts.drains),

@@ -23,12 +23,14 @@ pub struct Out {
     pub what: String,
     pub n: i64,
     pub sum: i64,
+    pub late: i64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     pub n: i64,
     pub sum: i64,
+    pub late: i64,
     pub ballast: String,
 }
 
@@ -45,6 +47,7 @@ impl Process for Account {
         let v = row.v;
         self.n += 1;
         self.sum += v;
+        self.late += i64::from(ctx.is_late());
         if v % 11 == 0 {
             ctx.set_timer("t", At::Event(Time::from_ms(row.ts + 500)));
         }
@@ -102,7 +105,8 @@ impl Account {
     }
 
     fn out(&self, ctx: &Context<Self>, what: &str) -> Out {
-        Out { key: ctx.key().into_owned(), what: what.into(), n: self.n, sum: self.sum }
+        let Account { n, sum, late, .. } = *self;
+        Out { key: ctx.key().into_owned(), what: what.into(), n, sum, late }
     }
 }
 
@@ -144,6 +148,40 @@ impl Process for Total {
     }
 }
 
+/// In a message of a latecomer to itself.
+const ECHO: i64 = i64::MIN;
+
+/// Reads what came too late for the windows; what it keeps does not depend on order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latecomer {
+    pub n: i64,
+    pub sum: i64,
+    pub late: i64,
+    pub echoes: i64,
+}
+
+impl Process for Latecomer {
+    type In = Row;
+    type Out = Side;
+
+    fn handle(&mut self, row: Row, ctx: &mut Context<Self>) -> Result<()> {
+        if row.v == ECHO {
+            self.echoes += 1;
+            return Ok(());
+        }
+        self.n += 1;
+        self.sum += row.v;
+        self.late += i64::from(ctx.is_late());
+        if row.v % 4 == 1 {
+            ctx.send::<Latecomer>(ctx.own_key(), &Row { v: ECHO, ..row.clone() })?;
+        }
+        match row.v % 29 {
+            3 => Err(Failure::new("injected in a latecomer")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What a seed draws.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -157,6 +195,8 @@ pub struct Plan {
     pub expires: bool,
     /// So often can the state of an account grow; once more is too much.
     pub grows_max: Option<usize>,
+    /// What is late for the windows is read.
+    pub reads_late: bool,
     /// A second source meets the first before the windows.
     pub connects: bool,
     /// The first failure of an account stops the flow.
@@ -234,7 +274,8 @@ impl Plan {
                 .connect("as_they_are"),
             false => flow,
         };
-        flow.key_by("key")
+        let flow = flow
+            .key_by("key")
             .window(
                 "windows",
                 window,
@@ -246,8 +287,16 @@ impl Plan {
                     Aggregate::custom::<Picky>("v", "picky"),
                 ],
             )
-            .sink("windowed", JsonLinesFile::create("windowed.jsonl"))
-            .from("account")
+            .sink("windowed", JsonLinesFile::create("windowed.jsonl"));
+        let flow = match self.reads_late {
+            true => flow
+                .from_side("windows", "$late")
+                .sink("late", JsonLinesFile::create("late.jsonl"))
+                .key_by("key")
+                .process::<Latecomer>("latecomer", OnError::DeadLetter),
+            false => flow,
+        };
+        flow.from("account")
             .map("as_transfer", |o: Out| Transfer { to: 0, amount: o.sum, hops: -1 })
             .filter("none", |_: &Transfer| false)
             .key_by("to")

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::flows::{Account, GROWTH, HANG, Out, Plan, Row, Shape, Total};
+use super::flows::{Account, GROWTH, HANG, Latecomer, Out, Plan, Row, Shape, Total};
 
 /// A result of a window: key, start, end, n, sum, min, max, picky.
 pub type Pane = (String, i64, i64, i64, i64, i64, i64, i64);
@@ -15,6 +15,9 @@ pub struct Expected {
     pub sides: Vec<i64>,
     pub accounts: HashMap<String, Account>,
     pub totals: HashMap<String, Total>,
+    pub latecomers: HashMap<String, Latecomer>,
+    /// Rows before the watermark that preceded them, as accounts see them.
+    pub before_time: u64,
     pub panes: Vec<Pane>,
     pub late: Vec<(String, i64, i64)>,
     pub filtered: u64,
@@ -81,7 +84,7 @@ impl Expected {
         e.accounts.extend(cells.into_iter().map(|(k, c)| (k, c.state)));
         if plan.expires {
             for (key, state) in std::mem::take(&mut e.accounts) {
-                e.out(&key, "end", state.n, state.sum);
+                e.out(&key, "end", (state.n, state.sum, state.late));
             }
         }
         windows.end(&mut e);
@@ -127,6 +130,10 @@ impl Expected {
         if grows {
             cell.grow();
         }
+        if row.ts < stamp {
+            cell.state.late += 1;
+            self.before_time += 1;
+        }
         cell.state.n += 1;
         cell.state.sum += v;
         if v % 11 == 0 {
@@ -136,24 +143,24 @@ impl Expected {
             cell.timer = None;
         }
         cell.rings |= v % 29 == 0;
-        let (n, sum) = (cell.state.n, cell.state.sum);
+        let (n, sum, late) = (cell.state.n, cell.state.sum, cell.state.late);
         if v % 17 == 0 {
             self.transfer(v % 5, v, v % 4);
         }
         if v % 7 == 0 {
-            self.out(&row.key, "row", n, sum);
+            self.out(&row.key, "row", (n, sum, late));
         }
         if v % 23 == 0 {
             self.sides.push(v);
         }
         if v % 19 == 0 && cell.state.ballast.is_empty() {
             cells.remove(&row.key);
-            self.out(&row.key, "end", n, sum);
+            self.out(&row.key, "end", (n, sum, late));
         }
     }
 
-    fn out(&mut self, key: &str, what: &str, n: i64, sum: i64) {
-        let out = Out { key: key.into(), what: what.into(), n, sum };
+    fn out(&mut self, key: &str, what: &str, (n, sum, late): (i64, i64, i64)) {
+        let out = Out { key: key.into(), what: what.into(), n, sum, late };
         self.outs.entry(key.into()).or_default().push(out);
     }
 
@@ -170,8 +177,8 @@ impl Expected {
             self.too_large += 1;
             return;
         }
-        let (n, sum) = (cell.state.n, cell.state.sum);
-        self.out(key, "t", n, sum);
+        let (n, sum, late) = (cell.state.n, cell.state.sum, cell.state.late);
+        self.out(key, "t", (n, sum, late));
     }
 
     fn ring(&mut self, cells: &mut HashMap<String, Cell>, key: &str) {
@@ -185,8 +192,8 @@ impl Expected {
             self.too_large += 1;
             return;
         }
-        let (n, sum) = (cell.state.n, cell.state.sum);
-        self.out(key, "clock", n, sum);
+        let (n, sum, late) = (cell.state.n, cell.state.sum, cell.state.late);
+        self.out(key, "clock", (n, sum, late));
     }
 
     fn transfer(&mut self, mut to: i64, amount: i64, hops: i64) {
@@ -229,14 +236,14 @@ impl Windows<'_> {
         if row.v % 101 == 5 {
             // The aggregate fails unless the row is late for everything.
             if self.is_late(row, stamp) {
-                e.late.push((row.key.clone(), row.ts, row.v));
+                self.late(e, row, line);
             } else {
                 e.dead("windows", "record", line, &row.key);
             }
             return;
         }
         if self.is_late(row, stamp) {
-            e.late.push((row.key.clone(), row.ts, row.v));
+            self.late(e, row, line);
             return;
         }
         match self.plan.shape {
@@ -254,6 +261,23 @@ impl Windows<'_> {
                 }
             }
         }
+    }
+
+    fn late(&self, e: &mut Expected, row: &Row, line: u64) {
+        e.late.push((row.key.clone(), row.ts, row.v));
+        if !self.plan.reads_late {
+            return;
+        }
+        if row.v % 29 == 3 {
+            e.dead("latecomer", "record", line, &row.key);
+            return;
+        }
+        let latecomer = e.latecomers.entry(row.key.clone()).or_default();
+        latecomer.n += 1;
+        latecomer.sum += row.v;
+        // What is too late for a window is before the watermark, too.
+        latecomer.late += 1;
+        latecomer.echoes += i64::from(row.v % 4 == 1);
     }
 
     fn slide(&self) -> i64 {

@@ -12,12 +12,16 @@ use millstream_core::{Code, key::display, letter::Letter};
 use serde_json::{Value, json};
 
 use super::{
-    flows::{Account, EXPIRES_AFTER, Out, Plan, RINGS_AFTER, Row, Shape, Total},
+    flows::{Account, EXPIRES_AFTER, Latecomer, Out, Plan, RINGS_AFTER, Row, Shape, Total},
     oracle,
     oracle::Expected,
 };
 
-const SINKS: [&str; 3] = ["out", "sides", "windowed"];
+/// All that a flow's sinks were given.
+fn sinks(t: &TestNode, plan: &Plan) -> Vec<Vec<Value>> {
+    let late = plan.reads_late.then_some("late");
+    ["out", "sides", "windowed"].into_iter().chain(late).map(|name| t.sink(name)).collect()
+}
 
 struct Draw(u64);
 
@@ -58,6 +62,7 @@ fn draw(seed: u64) -> Drawn {
         expires: own.below(2) == 0,
         connects: own.below(2) == 0,
         grows_max: (later.below(2) == 0).then(|| 1 + later.below(3) as usize),
+        reads_late: later.below(2) == 0,
         stops: false,
     };
     // Which rows a session joins depends on both watermarks, and so on who is ahead.
@@ -97,6 +102,9 @@ pub struct Ran {
     pub coverage: Coverage,
     /// Records and timers that failed since they made a state too large.
     pub too_large: u64,
+    /// Rows that an account was told are late, and rows that were late for a window and read.
+    pub before_time: u64,
+    pub late_read: u64,
     pub acts: Acts,
     pub trace: u64,
     pub sinks: Vec<Vec<Value>>,
@@ -116,12 +124,14 @@ pub fn run(seed: u64) -> Ran {
     let coverage = t.coverage();
     println!("seed {seed}: {coverage:?}");
     Ran {
+        sinks: sinks(&t, &plan),
         plan,
         coverage,
         too_large: expected.too_large,
+        before_time: expected.before_time,
+        late_read: expected.latecomers.values().map(|l| l.n as u64).sum(),
         acts,
         trace: t.world().trace(),
-        sinks: SINKS.map(|name| t.sink(name)).into(),
         letters: t.dead_letters(),
     }
 }
@@ -175,22 +185,26 @@ const DRAIN_STEPS: u64 = 200_000;
 
 /// Works off what was taken in, of which `put` lines of the first source are a part at most; the
 /// power may fail then, and nothing is lost.
-fn end_and_start_again(t: &mut TestNode, put: u64, at: &str) -> bool {
+fn end_and_start_again(t: &mut TestNode, plan: &Plan, put: u64) -> bool {
+    let at = format!("{plan:?}");
     let crashes = t.coverage().crashes;
     if let Err(error) = t.world().drain(DRAIN_STEPS) {
         assert!(t.world().disk().is_off(), "{at}: {error}");
         t.crash(Crash::Now);
         return false;
     }
-    let sinks = |t: &TestNode| SINKS.map(|name| t.sink(name).len());
-    let (before, written) = (t.ledger(), sinks(t));
+    if plan.stops {
+        t.crash(Crash::Now); // a flow that has failed writes no more
+        return true;
+    }
+    let (before, written) = (t.ledger(), sinks(t, plan));
     // One that was worn out has been started in between, and may have taken more in.
     if t.coverage().crashes == crashes {
         let taken = before.sources.get("sim/rows").map_or(0, |s| s.units);
         assert!(taken <= put, "{at}: {taken} lines taken in, {put} before the drain");
     }
     t.crash(Crash::Now);
-    assert_eq!((t.ledger(), sinks(t)), (before, written), "{at}: lost after a drain");
+    assert_eq!((t.ledger(), sinks(t, plan)), (before, written), "{at}: lost after a drain");
     true
 }
 
@@ -210,7 +224,6 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (Te
                 s.node.backlog_rows_max = 20;
             }
         });
-    let at = format!("seed {seed}, {plan:?}");
     let [(_, mut rest), (_, mut more)] = inputs;
     let keys: Vec<String> = rest.iter().map(|row| row.key.clone()).collect();
     while !rest.is_empty() {
@@ -236,9 +249,11 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (Te
         }
         for _ in 0..people.below(4) {
             // Some that live, and some that do not.
-            match people.below(3) {
+            let key = &keys[people.below(keys.len() as i64) as usize];
+            match people.below(4) {
                 0 => t.kill("total", format!("total-{}", people.below(6))),
-                _ => t.kill("account", &keys[people.below(keys.len() as i64) as usize]),
+                1 if plan.reads_late => t.kill("latecomer", key),
+                _ => t.kill("account", key),
             };
             acts.kills += 1;
         }
@@ -248,7 +263,7 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (Te
                 t.crash(if people.below(2) == 0 { Crash::Now } else { Crash::Kill });
                 acts.drains_cut += 1;
             }
-            _ => acts.drains += u64::from(end_and_start_again(&mut t, put as u64, &at)),
+            _ => acts.drains += u64::from(end_and_start_again(&mut t, plan, put as u64)),
         }
         match d.below(8) {
             0 | 1 => drop(t.crash(Crash::Now)),
@@ -328,6 +343,8 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
             "{at}, {key}"
         );
         assert_eq!(t.find_state::<Total>(key).as_ref(), expected.totals.get(key), "{at}, {key}");
+        let latecomer = t.find_state::<Latecomer>(key);
+        assert_eq!(latecomer.as_ref(), expected.latecomers.get(key), "{at}, {key}");
     }
     let text = |row: &Value| row["key"].as_str().unwrap_or_default().to_string();
     let mut panes: Vec<oracle::Pane> = t
@@ -349,8 +366,9 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
         .collect();
     panes.sort();
     assert_eq!(panes, expected.panes, "{at}");
+    let late = if plan.reads_late { t.sink("late") } else { t.late("windows") };
     let mut late: Vec<_> =
-        t.late("windows").iter().map(|r| (text(r), number(r, "ts"), number(r, "v"))).collect();
+        late.iter().map(|r| (text(r), number(r, "ts"), number(r, "v"))).collect();
     late.sort();
     assert_eq!(late, expected.late, "{at}");
     let mut letters: Vec<_> = t
