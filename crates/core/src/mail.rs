@@ -12,7 +12,11 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
-use crate::{Error, Origin, Result, Time};
+use crate::{
+    Error, Frame, FrameHeader, FrameKind, Origin, Result, Status, Time,
+    frame::{FrameEncoder, fingerprint},
+    turn::TaskId,
+};
 
 /// How often a message may cause another before the chain is cut.
 pub const HOPS_MAX: u32 = 1000;
@@ -83,6 +87,31 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("event_time", DataType::Int64, false),
     ]))
 });
+
+/// A frame that ends the process of a key, from the outside world.
+pub fn kill(key: &[u8]) -> Result<Frame> {
+    let mail = Mail {
+        kind: MailKind::Kill,
+        key: key.to_vec(),
+        version: 1,
+        payload: Vec::new(),
+        sender: String::new(),
+        id: 0,
+        hops: 0,
+        origin: Origin::NONE,
+        event_time: Time::MIN,
+    };
+    let header = FrameHeader {
+        kind: FrameKind::Mail,
+        status: Status::Active,
+        producer: TaskId(u32::MAX),
+        turn: 0,
+        watermark: Time::MIN,
+        rows: 0,
+        schema: fingerprint(&SCHEMA),
+    };
+    FrameEncoder::default().encode(header, Some(&to_rows(&[mail])?))
+}
 
 /// Messages as rows of [`SCHEMA`].
 pub fn to_rows(mail: &[Mail]) -> Result<RecordBatch> {

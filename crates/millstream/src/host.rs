@@ -62,7 +62,9 @@ pub enum OnError {
 pub struct ProcessOptions {
     /// What happens to an event whose handler fails.
     pub on_error: OnError,
-    /// The largest state of one process, in bytes; an event that makes it larger has failed.
+    /// The largest state of one process, in bytes; an event that makes it larger has failed. States
+    /// are measured where a turn ends: one that is too large only between two events of a turn may
+    /// pass.
     pub state_bytes_max: usize,
     /// A process without events for this long ends ([`Process::terminate`]); `None`: never.
     pub idle_expiry: Option<Duration>,

@@ -19,8 +19,10 @@ use millstream_core::{
     connector::{Chunk, Guarantee, Prepared, Pull, Sink, SinkWriter, Source, SourceReader},
     engine::Engine,
     frame::Frame,
+    key::Slot,
     ledger::Ledger,
     letter::{self, Letter},
+    mail,
     rng::Rng,
 };
 use millstream_io::{JsonDecoder, JsonEncoder, Place};
@@ -159,6 +161,22 @@ impl TestNode {
     /// Lets the next write to each sink fail half-way.
     pub fn fail_writes(&mut self) -> &mut TestNode {
         self.outputs.values().for_each(|sink| lock(&sink.file).fail = true);
+        self
+    }
+
+    /// Ends a process as `millstream kill` does: it goes on from its committed state.
+    ///
+    /// # Panics
+    /// If the flow has no such kind.
+    pub fn kill(&mut self, kind: &str, key: impl Into<Key>) -> &mut TestNode {
+        let (key, now, node) = (key.into(), self.now(), self.world().node().clone());
+        let info = node.kinds().into_iter().find(|k| k.name == kind);
+        let info = info.unwrap_or_else(|| panic!("no process kind `{kind}`"));
+        let partition = Slot::of(key.bytes()).partition(info.mailbox.partitions);
+        mail::kill(key.bytes())
+            .and_then(|frame| node.engine().append(info.mailbox.stream, partition, frame))
+            .unwrap_or_else(|e| panic!("a kill of `{key}`: {e}"));
+        node.note_kill(&info, key.bytes(), now);
         self
     }
 

@@ -60,15 +60,24 @@ fn the_same_seed_gives_the_same_run() {
     assert_ne!(run(0).trace, run(1).trace);
 }
 
-/// A fault, and how often a run has met it.
-type Met = (&'static str, fn(&Coverage) -> u64);
+/// A fault or a feature, and how often a run has met it.
+type Met<R> = (&'static str, fn(&R) -> u64);
 
 /// A run that has met none of a fault, or not drawn a feature, proves nothing about it.
 fn check_coverage(all: &[Ran]) {
-    for drawn in [|r: &Ran| r.plan.expires, |r: &Ran| r.plan.connects] {
+    for drawn in [|r: &Ran| r.plan.expires, |r: &Ran| r.plan.connects, |r: &Ran| r.plan.reads_late]
+    {
         assert!(all.iter().any(drawn) && !all.iter().all(drawn), "a feature was never drawn");
     }
-    let met: [Met; 18] = [
+    let done: [Met<Ran>; 6] = [
+        ("record before its time", |r| r.before_time),
+        ("late record that is read", |r| r.late_read),
+        ("too large a state", |r| r.too_large),
+        ("killed process", |r| r.acts.kills),
+        ("drained node", |r| r.acts.drains),
+        ("drain cut short", |r| r.acts.drains_cut),
+    ];
+    let met: [Met<Coverage>; 18] = [
         ("fence", |c| c.engine.fence),
         ("unknown commit", |c| c.engine.unknown),
         ("retry", |c| c.engine.retry),
@@ -88,8 +97,10 @@ fn check_coverage(all: &[Ran]) {
         ("failed write to a sink", |c| c.writes_failed),
         ("lost write to a sink", |c| c.writes_lost),
     ];
-    for (name, count) in met {
-        let total: u64 = all.iter().map(|r| count(&r.coverage)).sum();
+    let sum = |count: &dyn Fn(&Ran) -> u64| all.iter().map(count).sum::<u64>();
+    let done = done.map(|(name, count)| (name, sum(&count)));
+    let met = met.map(|(name, count)| (name, sum(&|r| count(&r.coverage))));
+    for (name, total) in done.into_iter().chain(met) {
         println!("{name}: {total}");
         assert!(total > 0, "no run has met: {name}");
     }

@@ -205,7 +205,8 @@ impl Task {
     /// Whether nothing it has begun is open: turns are durable where somebody waits for it, and a
     /// sink has written what was committed.
     pub fn is_settled(&self) -> bool {
-        self.live.as_ref().is_none_or(Live::is_settled)
+        // One that has failed, or is being opened, may have to write once more.
+        self.live.as_ref().is_some_and(Live::is_settled)
     }
 
     /// As [`Task::inspect`], but tells a missing process from a task that is not ready.

@@ -11,14 +11,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use millstream_core::{
-    Error, FrameHeader, FrameKind, Key, Origin, Result, Slot, Status as FrameStatus, Time,
-    engine::Ticket,
-    frame::{FrameEncoder, fingerprint},
-    key::display,
-    mail::{self, Mail, MailKind},
-    turn::TaskId,
-};
+use millstream_core::{Error, Key, Result, Slot, engine::Ticket, key::display, mail};
 use millstream_runtime::{
     node::{KindInfo, Looked},
     threads::now,
@@ -261,28 +254,8 @@ async fn end(node: Arc<Shared>, kind: String, key: String) -> Result<Killed> {
     let info = kinds.into_iter().find(|k| k.name == process.kind && k.flow == process.flow);
     let shown = display(&process.key);
     let info = info.ok_or_else(|| view::unknown_key(&process.kind, &shown))?;
-    let mail = Mail {
-        kind: MailKind::Kill,
-        key: process.key.clone(),
-        version: 1,
-        payload: Vec::new(),
-        sender: String::new(),
-        id: 0,
-        hops: 0,
-        origin: Origin::NONE,
-        event_time: Time::MIN,
-    };
-    let header = FrameHeader {
-        kind: FrameKind::Mail,
-        status: FrameStatus::Active,
-        producer: TaskId(u32::MAX),
-        turn: 0,
-        watermark: Time::MIN,
-        rows: 0,
-        schema: fingerprint(&mail::SCHEMA),
-    };
-    let frame = FrameEncoder::default().encode(header, Some(&mail::to_rows(&[mail])?))?;
-    let ticket = node.engine().append(info.mailbox.stream, process.partition, frame)?;
+    let kill = mail::kill(&process.key)?;
+    let ticket = node.engine().append(info.mailbox.stream, process.partition, kill)?;
     durable(&node, ticket).await?;
     node.node.note_kill(&info, &process.key, now());
     Ok(Killed { flow: process.flow, kind: process.kind, key: shown, partition: process.partition })

@@ -7,6 +7,8 @@ pub const HANG: i64 = 1511;
 /// Processing time until a timer rings, and until an idle process ends. A run takes minutes.
 pub const RINGS_AFTER: Duration = Duration::from_secs(20 * 3600);
 pub const EXPIRES_AFTER: Duration = Duration::from_secs(60 * 3600);
+/// What a state grows by at once, in bytes; all else in a state is less than half of it.
+pub const GROWTH: usize = 400;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
@@ -21,12 +23,15 @@ pub struct Out {
     pub what: String,
     pub n: i64,
     pub sum: i64,
+    pub late: i64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     pub n: i64,
     pub sum: i64,
+    pub late: i64,
+    pub ballast: String,
 }
 
 impl Process for Account {
@@ -42,6 +47,7 @@ impl Process for Account {
         let v = row.v;
         self.n += 1;
         self.sum += v;
+        self.late += i64::from(ctx.is_late());
         if v % 11 == 0 {
             ctx.set_timer("t", At::Event(Time::from_ms(row.ts + 500)));
         }
@@ -61,7 +67,11 @@ impl Process for Account {
         if v % 23 == 0 {
             ctx.side_output("side", Side { v })?;
         }
-        if v % 19 == 0 {
+        if v % 21 == 4 {
+            self.grow();
+        }
+        // A state is measured where a turn ends: one that is too large has to live until then.
+        if v % 19 == 0 && self.ballast.is_empty() {
             ctx.stop();
         }
         // Poison strikes last, when everything is half done.
@@ -75,6 +85,9 @@ impl Process for Account {
 
     fn on_timer(&mut self, name: &str, ctx: &mut Context<Self>) -> Result<()> {
         self.n += if name == "clock" { 1_000_000 } else { 1000 };
+        if self.n % 3 == 0 {
+            self.grow();
+        }
         ctx.emit(self.out(ctx, name));
         assert!(self.sum % 5 != 3, "injected in on_timer");
         Ok(())
@@ -87,8 +100,13 @@ impl Process for Account {
 }
 
 impl Account {
+    fn grow(&mut self) {
+        self.ballast.push_str(&"x".repeat(GROWTH));
+    }
+
     fn out(&self, ctx: &Context<Self>, what: &str) -> Out {
-        Out { key: ctx.key().into_owned(), what: what.into(), n: self.n, sum: self.sum }
+        let Account { n, sum, late, .. } = *self;
+        Out { key: ctx.key().into_owned(), what: what.into(), n, sum, late }
     }
 }
 
@@ -130,6 +148,40 @@ impl Process for Total {
     }
 }
 
+/// In a message of a latecomer to itself.
+const ECHO: i64 = i64::MIN;
+
+/// Reads what came too late for the windows; what it keeps does not depend on order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latecomer {
+    pub n: i64,
+    pub sum: i64,
+    pub late: i64,
+    pub echoes: i64,
+}
+
+impl Process for Latecomer {
+    type In = Row;
+    type Out = Side;
+
+    fn handle(&mut self, row: Row, ctx: &mut Context<Self>) -> Result<()> {
+        if row.v == ECHO {
+            self.echoes += 1;
+            return Ok(());
+        }
+        self.n += 1;
+        self.sum += row.v;
+        self.late += i64::from(ctx.is_late());
+        if row.v % 4 == 1 {
+            ctx.send::<Latecomer>(ctx.own_key(), &Row { v: ECHO, ..row.clone() })?;
+        }
+        match row.v % 29 {
+            3 => Err(Failure::new("injected in a latecomer")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What a seed draws.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -141,6 +193,10 @@ pub struct Plan {
     pub slide_ms: i64,
     /// Processes end when they are idle.
     pub expires: bool,
+    /// So often can the state of an account grow; once more is too much.
+    pub grows_max: Option<usize>,
+    /// What is late for the windows is read.
+    pub reads_late: bool,
     /// A second source meets the first before the windows.
     pub connects: bool,
     /// The first failure of an account stops the flow.
@@ -187,7 +243,7 @@ impl Plan {
         let accounts = ProcessOptions {
             on_error: if self.stops { OnError::Stop } else { OnError::DeadLetter },
             idle_expiry: self.expires.then_some(EXPIRES_AFTER),
-            ..ProcessOptions::default()
+            state_bytes_max: self.grows_max.map_or(1 << 20, |n| n * GROWTH + GROWTH / 2),
         };
         let flow = Flow::new("sim")
             .limits(limits)
@@ -218,7 +274,8 @@ impl Plan {
                 .connect("as_they_are"),
             false => flow,
         };
-        flow.key_by("key")
+        let flow = flow
+            .key_by("key")
             .window(
                 "windows",
                 window,
@@ -230,8 +287,16 @@ impl Plan {
                     Aggregate::custom::<Picky>("v", "picky"),
                 ],
             )
-            .sink("windowed", JsonLinesFile::create("windowed.jsonl"))
-            .from("account")
+            .sink("windowed", JsonLinesFile::create("windowed.jsonl"));
+        let flow = match self.reads_late {
+            true => flow
+                .from_side("windows", "$late")
+                .sink("late", JsonLinesFile::create("late.jsonl"))
+                .key_by("key")
+                .process::<Latecomer>("latecomer", OnError::DeadLetter),
+            false => flow,
+        };
+        flow.from("account")
             .map("as_transfer", |o: Out| Transfer { to: 0, amount: o.sum, hops: -1 })
             .filter("none", |_: &Transfer| false)
             .key_by("to")

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::flows::{Account, HANG, Out, Plan, Row, Shape, Total};
+use super::flows::{Account, GROWTH, HANG, Latecomer, Out, Plan, Row, Shape, Total};
 
 /// A result of a window: key, start, end, n, sum, min, max, picky.
 pub type Pane = (String, i64, i64, i64, i64, i64, i64, i64);
@@ -15,17 +15,45 @@ pub struct Expected {
     pub sides: Vec<i64>,
     pub accounts: HashMap<String, Account>,
     pub totals: HashMap<String, Total>,
+    pub latecomers: HashMap<String, Latecomer>,
+    /// Rows before the watermark that preceded them, as accounts see them.
+    pub before_time: u64,
     pub panes: Vec<Pane>,
     pub late: Vec<(String, i64, i64)>,
     pub filtered: u64,
+    /// Failures for the size of a state.
+    pub too_large: u64,
     /// What was set aside: operator, trigger, line of the source (0 if none), key.
     pub letters: Vec<(String, String, u64, String)>,
 }
 
 struct Cell {
     state: Account,
+    /// So often can it grow.
+    grows: usize,
     timer: Option<i64>,
     rings: bool,
+}
+
+impl Cell {
+    /// A timer adds to the number, and every third such number makes the state grow; `false` if it
+    /// cannot.
+    fn adds(&mut self, n: i64) -> bool {
+        let grows = (self.state.n + n) % 3 == 0;
+        if grows && self.grows == 0 {
+            return false;
+        }
+        self.state.n += n;
+        if grows {
+            self.grow();
+        }
+        true
+    }
+
+    fn grow(&mut self) {
+        self.grows -= 1;
+        self.state.ballast.push_str(&"x".repeat(GROWTH));
+    }
 }
 
 impl Expected {
@@ -39,7 +67,7 @@ impl Expected {
                 e.filtered += 1;
                 continue;
             }
-            e.account(&mut cells, row, line, stamp);
+            e.account(plan, &mut cells, row, line, stamp);
             let again = (row.v % 3 == 0).then(|| Row { v: -row.v, ..row.clone() });
             for row in std::iter::once(row.clone()).chain(again) {
                 windows.add(&mut e, &row, line, stamp);
@@ -56,7 +84,7 @@ impl Expected {
         e.accounts.extend(cells.into_iter().map(|(k, c)| (k, c.state)));
         if plan.expires {
             for (key, state) in std::mem::take(&mut e.accounts) {
-                e.out(&key, "end", state.n, state.sum);
+                e.out(&key, "end", (state.n, state.sum, state.late));
             }
         }
         windows.end(&mut e);
@@ -71,7 +99,14 @@ impl Expected {
         self.letters.push((operator.into(), trigger.into(), line, key.into()));
     }
 
-    fn account(&mut self, cells: &mut HashMap<String, Cell>, row: &Row, line: u64, stamp: i64) {
+    fn account(
+        &mut self,
+        plan: &Plan,
+        cells: &mut HashMap<String, Cell>,
+        row: &Row,
+        line: u64,
+        stamp: i64,
+    ) {
         self.fire(cells, &row.key, stamp);
         let v = row.v;
         let cursed = row.key == "cursed" && !cells.contains_key(&row.key);
@@ -80,11 +115,25 @@ impl Expected {
             self.dead("account", if fails { "record" } else { "suspect" }, line, &row.key);
             return;
         }
+        let grows = v % 21 == 4;
+        if grows && cells.get(&row.key).is_some_and(|cell| cell.grows == 0) {
+            self.dead("account", "record", line, &row.key);
+            self.too_large += 1;
+            return;
+        }
         let cell = cells.entry(row.key.clone()).or_insert(Cell {
             state: Account::default(),
+            grows: plan.grows_max.unwrap_or(usize::MAX),
             timer: None,
             rings: false,
         });
+        if grows {
+            cell.grow();
+        }
+        if row.ts < stamp {
+            cell.state.late += 1;
+            self.before_time += 1;
+        }
         cell.state.n += 1;
         cell.state.sum += v;
         if v % 11 == 0 {
@@ -94,24 +143,24 @@ impl Expected {
             cell.timer = None;
         }
         cell.rings |= v % 29 == 0;
-        let (n, sum) = (cell.state.n, cell.state.sum);
+        let (n, sum, late) = (cell.state.n, cell.state.sum, cell.state.late);
         if v % 17 == 0 {
             self.transfer(v % 5, v, v % 4);
         }
         if v % 7 == 0 {
-            self.out(&row.key, "row", n, sum);
+            self.out(&row.key, "row", (n, sum, late));
         }
         if v % 23 == 0 {
             self.sides.push(v);
         }
-        if v % 19 == 0 {
+        if v % 19 == 0 && cell.state.ballast.is_empty() {
             cells.remove(&row.key);
-            self.out(&row.key, "end", n, sum);
+            self.out(&row.key, "end", (n, sum, late));
         }
     }
 
-    fn out(&mut self, key: &str, what: &str, n: i64, sum: i64) {
-        let out = Out { key: key.into(), what: what.into(), n, sum };
+    fn out(&mut self, key: &str, what: &str, (n, sum, late): (i64, i64, i64)) {
+        let out = Out { key: key.into(), what: what.into(), n, sum, late };
         self.outs.entry(key.into()).or_default().push(out);
     }
 
@@ -123,9 +172,13 @@ impl Expected {
             self.dead("account", "timer", 0, key);
             return;
         }
-        cell.state.n += 1000;
-        let (n, sum) = (cell.state.n, cell.state.sum);
-        self.out(key, "t", n, sum);
+        if !cell.adds(1000) {
+            self.dead("account", "timer", 0, key);
+            self.too_large += 1;
+            return;
+        }
+        let (n, sum, late) = (cell.state.n, cell.state.sum, cell.state.late);
+        self.out(key, "t", (n, sum, late));
     }
 
     fn ring(&mut self, cells: &mut HashMap<String, Cell>, key: &str) {
@@ -134,9 +187,13 @@ impl Expected {
             self.dead("account", "timer", 0, key);
             return;
         }
-        cell.state.n += 1_000_000;
-        let (n, sum) = (cell.state.n, cell.state.sum);
-        self.out(key, "clock", n, sum);
+        if !cell.adds(1_000_000) {
+            self.dead("account", "timer", 0, key);
+            self.too_large += 1;
+            return;
+        }
+        let (n, sum, late) = (cell.state.n, cell.state.sum, cell.state.late);
+        self.out(key, "clock", (n, sum, late));
     }
 
     fn transfer(&mut self, mut to: i64, amount: i64, hops: i64) {
@@ -179,14 +236,14 @@ impl Windows<'_> {
         if row.v % 101 == 5 {
             // The aggregate fails unless the row is late for everything.
             if self.is_late(row, stamp) {
-                e.late.push((row.key.clone(), row.ts, row.v));
+                self.late(e, row, line);
             } else {
                 e.dead("windows", "record", line, &row.key);
             }
             return;
         }
         if self.is_late(row, stamp) {
-            e.late.push((row.key.clone(), row.ts, row.v));
+            self.late(e, row, line);
             return;
         }
         match self.plan.shape {
@@ -204,6 +261,23 @@ impl Windows<'_> {
                 }
             }
         }
+    }
+
+    fn late(&self, e: &mut Expected, row: &Row, line: u64) {
+        e.late.push((row.key.clone(), row.ts, row.v));
+        if !self.plan.reads_late {
+            return;
+        }
+        if row.v % 29 == 3 {
+            e.dead("latecomer", "record", line, &row.key);
+            return;
+        }
+        let latecomer = e.latecomers.entry(row.key.clone()).or_default();
+        latecomer.n += 1;
+        latecomer.sum += row.v;
+        // What is too late for a window is before the watermark, too.
+        latecomer.late += 1;
+        latecomer.echoes += i64::from(row.v % 4 == 1);
     }
 
     fn slide(&self) -> i64 {

@@ -12,14 +12,27 @@ use millstream_core::{Code, key::display, letter::Letter};
 use serde_json::{Value, json};
 
 use super::{
-    flows::{Account, EXPIRES_AFTER, Out, Plan, RINGS_AFTER, Row, Shape, Total},
+    flows::{Account, EXPIRES_AFTER, Latecomer, Out, Plan, RINGS_AFTER, Row, Shape, Total},
     oracle,
     oracle::Expected,
 };
 
+/// All that a flow's sinks were given.
+fn sinks(t: &TestNode, plan: &Plan) -> Vec<Vec<Value>> {
+    let late = plan.reads_late.then_some("late");
+    ["out", "sides", "windowed"].into_iter().chain(late).map(|name| t.sink(name)).collect()
+}
+
 struct Draw(u64);
 
 impl Draw {
+    /// One of its own, so that what is added changes nothing that another draws.
+    fn own(seed: u64, salt: u64) -> Draw {
+        let mut d = Draw(seed.wrapping_mul(salt) ^ 0x5bf0_3635);
+        d.below(2);
+        d
+    }
+
     fn below(&mut self, n: i64) -> i64 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         ((self.0 >> 33) % n as u64) as i64
@@ -37,9 +50,8 @@ fn draw(seed: u64) -> Drawn {
     let mut d = Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5bf0_3635);
     d.below(2);
     let size_ms = [100, 250, 1000, 60_000][d.below(4) as usize];
-    // Of its own, so that what is added here changes nothing below.
-    let mut own = Draw(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x2545_f491);
-    own.below(2);
+    let mut own = Draw::own(seed, 0xd134_2543_de82_ef95);
+    let mut later = Draw::own(seed, 0xa076_1d64_78bd_642f);
     let mut plan = Plan {
         partitions: [1, 2, 7, 16][d.below(4) as usize],
         delay_ms: [0, 200, 2000][d.below(3) as usize],
@@ -49,6 +61,8 @@ fn draw(seed: u64) -> Drawn {
         slide_ms: (size_ms / [1, 2, 3][d.below(3) as usize]).max(1),
         expires: own.below(2) == 0,
         connects: own.below(2) == 0,
+        grows_max: (later.below(2) == 0).then(|| 1 + later.below(3) as usize),
+        reads_late: later.below(2) == 0,
         stops: false,
     };
     // Which rows a session joins depends on both watermarks, and so on who is ahead.
@@ -86,6 +100,12 @@ pub fn draws_sessions(seed: u64) -> bool {
 pub struct Ran {
     pub plan: Plan,
     pub coverage: Coverage,
+    /// Records and timers that failed since they made a state too large.
+    pub too_large: u64,
+    /// Rows that an account was told are late, and rows that were late for a window and read.
+    pub before_time: u64,
+    pub late_read: u64,
+    pub acts: Acts,
     pub trace: u64,
     pub sinks: Vec<Vec<Value>>,
     pub letters: Vec<Letter>,
@@ -94,19 +114,24 @@ pub struct Ran {
 /// Runs a seed and compares all it leaves with the oracle.
 pub fn run(seed: u64) -> Ran {
     let Drawn { plan, rows, more, rest } = draw(seed);
-    let mut t = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
+    let (mut t, acts) = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
     t.run_until_idle();
     // All else is done; now the clock.
     t.advance(RINGS_AFTER + RINGS_AFTER / 2);
     t.advance(EXPIRES_AFTER);
-    compare(seed, &plan, &rows, &Expected::of(&plan, &rows, &more), &mut t);
+    let expected = Expected::of(&plan, &rows, &more);
+    compare(seed, &plan, &rows, &expected, &mut t);
     let coverage = t.coverage();
     println!("seed {seed}: {coverage:?}");
     Ran {
+        sinks: sinks(&t, &plan),
         plan,
         coverage,
+        too_large: expected.too_large,
+        before_time: expected.before_time,
+        late_read: expected.latecomers.values().map(|l| l.n as u64).sum(),
+        acts,
         trace: t.world().trace(),
-        sinks: ["out", "sides", "windowed"].map(|name| t.sink(name)).into(),
         letters: t.dead_letters(),
     }
 }
@@ -115,7 +140,7 @@ pub fn run(seed: u64) -> Ran {
 #[allow(dead_code, reason = "the mutants ask, the simulation does not")]
 pub fn violations(seed: u64) -> Vec<String> {
     let Drawn { plan, rows, more, rest } = draw(seed);
-    let mut t = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
+    let (mut t, _) = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
     t.run_until_idle();
     t.ledger().violations()
 }
@@ -125,7 +150,7 @@ pub fn violations(seed: u64) -> Vec<String> {
 pub fn run_to_the_first_failure(seed: u64) -> bool {
     let Drawn { mut plan, rows, more, rest } = draw(seed);
     plan.stops = true;
-    let mut t = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
+    let (mut t, _) = play(seed, &plan, [("rows", &rows), ("more", &more)], rest);
     let stopped = t.try_run();
     let at = format!("seed {seed}, {plan:?}");
     let expected = Expected::of(&Plan { expires: false, ..plan.clone() }, &rows, &more);
@@ -144,8 +169,48 @@ pub fn run_to_the_first_failure(seed: u64) -> bool {
     stopped.is_err()
 }
 
+/// What people have done to a node while it ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Acts {
+    /// Processes ended by hand.
+    pub kills: u64,
+    /// Nodes that were asked to end, worked off what they had, and were started again.
+    pub drains: u64,
+    /// Nodes that were asked to end and killed before they had.
+    pub drains_cut: u64,
+}
+
+/// Steps that a node has to work off what it has taken in.
+const DRAIN_STEPS: u64 = 200_000;
+
+/// Works off what was taken in, of which `put` lines of the first source are a part at most; the
+/// power may fail then, and nothing is lost.
+fn end_and_start_again(t: &mut TestNode, plan: &Plan, put: u64) -> bool {
+    let at = format!("{plan:?}");
+    let crashes = t.coverage().crashes;
+    if let Err(error) = t.world().drain(DRAIN_STEPS) {
+        assert!(t.world().disk().is_off(), "{at}: {error}");
+        t.crash(Crash::Now);
+        return false;
+    }
+    if plan.stops {
+        t.crash(Crash::Now); // a flow that has failed writes no more
+        return true;
+    }
+    let (before, written) = (t.ledger(), sinks(t, plan));
+    // One that was worn out has been started in between, and may have taken more in.
+    if t.coverage().crashes == crashes {
+        let taken = before.sources.get("sim/rows").map_or(0, |s| s.units);
+        assert!(taken <= put, "{at}: {taken} lines taken in, {put} before the drain");
+    }
+    t.crash(Crash::Now);
+    assert_eq!((t.ledger(), sinks(t, plan)), (before, written), "{at}: lost after a drain");
+    true
+}
+
 /// Feeds a node in pieces while its surroundings fail; nothing is compared yet.
-fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> TestNode {
+fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (TestNode, Acts) {
+    let (mut acts, mut people) = (Acts::default(), Draw::own(seed, 0xe703_7ed1_a0b4_28db));
     let faults = Faults { fence: 5, unknown: 10, retry: 20, delay: 30 };
     let mut t = TestNode::new(plan.flow())
         .seed(seed)
@@ -160,7 +225,12 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
             }
         });
     let [(_, mut rest), (_, mut more)] = inputs;
+    let keys: Vec<String> = rest.iter().map(|row| row.key.clone()).collect();
     while !rest.is_empty() {
+        let (asked, put) = (people.below(5) == 0, inputs[0].1.len() - rest.len());
+        if asked {
+            t.world().node().drain();
+        }
         let n = (1 + d.below(120) as usize).min(rest.len());
         let share = (more.len() * n).div_ceil(rest.len());
         for ((source, _), (from, n)) in inputs.iter().zip([(&mut rest, n), (&mut more, share)]) {
@@ -176,6 +246,24 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
         }
         if t.world().disk().is_off() {
             t.crash(Crash::Now); // in a compaction
+        }
+        for _ in 0..people.below(4) {
+            // Some that live, and some that do not.
+            let key = &keys[people.below(keys.len() as i64) as usize];
+            match people.below(4) {
+                0 => t.kill("total", format!("total-{}", people.below(6))),
+                1 if plan.reads_late => t.kill("latecomer", key),
+                _ => t.kill("account", key),
+            };
+            acts.kills += 1;
+        }
+        match people.below(3) {
+            _ if !asked => {}
+            0 => {
+                t.crash(if people.below(2) == 0 { Crash::Now } else { Crash::Kill });
+                acts.drains_cut += 1;
+            }
+            _ => acts.drains += u64::from(end_and_start_again(&mut t, plan, put as u64)),
         }
         match d.below(8) {
             0 | 1 => drop(t.crash(Crash::Now)),
@@ -221,7 +309,7 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> Tes
         t.crash(Crash::Now);
     }
     t.end();
-    t
+    (t, acts)
 }
 
 /// What accounts have emitted, per key and in order.
@@ -255,6 +343,8 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
             "{at}, {key}"
         );
         assert_eq!(t.find_state::<Total>(key).as_ref(), expected.totals.get(key), "{at}, {key}");
+        let latecomer = t.find_state::<Latecomer>(key);
+        assert_eq!(latecomer.as_ref(), expected.latecomers.get(key), "{at}, {key}");
     }
     let text = |row: &Value| row["key"].as_str().unwrap_or_default().to_string();
     let mut panes: Vec<oracle::Pane> = t
@@ -276,8 +366,9 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
         .collect();
     panes.sort();
     assert_eq!(panes, expected.panes, "{at}");
+    let late = if plan.reads_late { t.sink("late") } else { t.late("windows") };
     let mut late: Vec<_> =
-        t.late("windows").iter().map(|r| (text(r), number(r, "ts"), number(r, "v"))).collect();
+        late.iter().map(|r| (text(r), number(r, "ts"), number(r, "v"))).collect();
     late.sort();
     assert_eq!(late, expected.late, "{at}");
     let mut letters: Vec<_> = t

@@ -190,10 +190,13 @@ impl Committer {
         let mut inner = shared.lock();
         let base = self.active.as_ref().map_or(self.position, |a| a.base);
         let written = self.position - base;
+        // A snapshot does not fill its segment: a large one would have the next one start at once.
+        let head = inner.state.space.segments.get(&base).map_or(0, |segment| segment.head);
         // A snapshot tells of everything that was committed, so all of it must come before.
         let close = self.after.is_none()
             && ((written > 0 && inner.roll)
-                || written + inner.pending_bytes >= shared.options.segment_bytes);
+                || (written + inner.pending_bytes).saturating_sub(head)
+                    >= shared.options.segment_bytes);
         let mut bytes = 0;
         while let Some(record) = inner.queue.front() {
             if !close && bytes > 0 && bytes + record.len() > shared.options.batch_bytes {

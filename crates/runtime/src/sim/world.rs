@@ -275,6 +275,32 @@ impl World {
         Ok(())
     }
 
+    /// What a first Ctrl-C does: takes nothing more in, works off what was taken in and makes it
+    /// durable. From then on the node waits to be started again.
+    ///
+    /// # Errors
+    /// If the disk is off, or that takes more than `steps_max` steps.
+    pub fn drain(&mut self, steps_max: u64) -> Result<()> {
+        self.running.node.drain();
+        let mut steps = 0;
+        while !self.running.node.is_drained() {
+            steps += 1;
+            if !self.step() || steps > steps_max || self.disk.is_off() {
+                let seed = self.setup.seed;
+                let message = format!("not drained after {steps} steps (seed {seed})");
+                return Err(Error::new(Code::Bug, message));
+            }
+            // A node that was worn out has been started again meanwhile.
+            self.running.node.drain();
+        }
+        self.running.node.say_the_rest();
+        let idle = |_| self.running.committer.step() == embedded::Progress::Idle;
+        match (0..steps_max).any(idle) {
+            true => Ok(()),
+            false => Err(Error::new(Code::Bug, "what was worked off does not become durable")),
+        }
+    }
+
     /// Cuts the power and starts again: what was not durable may be lost.
     ///
     /// # Errors
