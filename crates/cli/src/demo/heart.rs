@@ -26,7 +26,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use super::{Plan, flow::fault, node::Probe};
+use super::{Plan, flow::fault, node::Said};
 
 /// How long the node may take to answer after it was started, or to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -77,7 +77,7 @@ pub struct Heart {
     command: NodeCommand,
     child: Child,
     stdin: Option<ChildStdin>,
-    probes: mpsc::Receiver<Probe>,
+    said: mpsc::Receiver<Said>,
     client: Client,
     interrupt: Interrupt,
 }
@@ -94,7 +94,7 @@ impl NodeCommand {
         &self,
         listen: &str,
         or_any_port: bool,
-    ) -> Result<(Child, ChildStdin, mpsc::Receiver<Probe>)> {
+    ) -> Result<(Child, ChildStdin, mpsc::Receiver<Said>)> {
         let cannot = |e: std::io::Error| Error::io("cannot start the node", &e);
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command.arg("demo-node").arg("--dir").arg(&self.dir).arg("--csv").arg(&self.csv);
@@ -112,13 +112,13 @@ impl NodeCommand {
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::new(Code::Bug, "a child without pipes"));
         };
-        // Bounded by what a node says: one line for its one panic.
-        let (probes, received) = mpsc::channel();
+        // Bounded by what a node says: one line for its one panic, or one that it does not start.
+        let (said, received) = mpsc::channel();
         std::thread::spawn(move || {
             let lines = BufReader::new(stdout).lines().map_while(std::result::Result::ok);
             lines
                 .filter_map(|line| serde_json::from_str(&line).ok())
-                .all(|p| probes.send(p).is_ok());
+                .all(|line| said.send(line).is_ok());
         });
         Ok((child, stdin, received))
     }
@@ -136,10 +136,10 @@ impl Heart {
             rate: plan.rate,
             panic_at: plan.panic_at.clone(),
         };
-        let (child, stdin, probes) =
+        let (child, stdin, said) =
             command.spawn(listen.unwrap_or(DEFAULT_ADDRESS), listen.is_none())?;
         let client = Client::new(DEFAULT_ADDRESS);
-        let mut heart = Heart { command, child, stdin: Some(stdin), probes, client, interrupt };
+        let mut heart = Heart { command, child, stdin: Some(stdin), said, client, interrupt };
         let begun = Instant::now();
         let address = loop {
             if let Some(address) = holder_http(&heart.command.dir) {
@@ -173,8 +173,8 @@ impl Heart {
     }
 
     /// What the node said of itself.
-    pub fn probe(&self) -> Option<Probe> {
-        self.probes.try_recv().ok()
+    pub fn said(&self) -> Option<Said> {
+        self.said.try_recv().ok()
     }
 
     /// How often Ctrl-C was pressed.
@@ -198,8 +198,8 @@ impl Heart {
     /// As [`Heart::start`].
     pub fn restart(&mut self) -> Result<()> {
         let address = self.client.address().to_string();
-        let (child, stdin, probes) = self.command.spawn(&address, false)?;
-        (self.child, self.stdin, self.probes) = (child, Some(stdin), probes);
+        let (child, stdin, said) = self.command.spawn(&address, false)?;
+        (self.child, self.stdin, self.said) = (child, Some(stdin), said);
         self.answers()
     }
 
@@ -219,8 +219,18 @@ impl Heart {
             return Err(Error::new(Code::Unreachable, "the node was not waited for"));
         }
         if let Ok(Some(status)) = self.child.try_wait() {
-            // It has said why, on stderr.
-            return Err(Error::new(Code::Unreachable, format!("the node did not start: {status}")));
+            // Until the pipe is at its end: the node has ended, but may not have been heard out.
+            return Err(
+                match self.said.iter().find_map(|said| match said {
+                    Said::Failed(why) => Some(Error::from(why)),
+                    Said::Resumed { .. } => None,
+                }) {
+                    Some(why) => why,
+                    None => {
+                        Error::new(Code::Unreachable, format!("the node did not start: {status}"))
+                    }
+                },
+            );
         }
         if begun.elapsed() > PATIENCE {
             let seconds = PATIENCE.as_secs();

@@ -13,6 +13,7 @@ use super::{
     Plan, VICTIM,
     flow::DELAY,
     heart::{AGAIN, Heart},
+    node::Said,
 };
 use crate::{
     ask::letter_line,
@@ -167,8 +168,8 @@ impl Watch<'_> {
                 }
                 continue;
             }
-            if let Some(probe) = heart.probe() {
-                self.seen.restarted = Some((probe.resumed_us, probe.departures));
+            if let Some(Said::Resumed { after_us, departures }) = heart.said() {
+                self.seen.restarted = Some((after_us, departures));
             }
             let resumed = match self.seen.restarted {
                 // The first panic of a program reads its symbols, for the backtrace in the letter.
