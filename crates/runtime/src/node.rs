@@ -18,6 +18,7 @@ use std::{
 
 use millstream_core::{
     Batch, Code, Error, FrameHeader, FrameKind, Result, Status, Time,
+    connector::Guarantee,
     engine::{Engine, StreamSpec},
     frame::{FrameEncoder, fingerprint},
     key::{Slot as KeySlot, display},
@@ -95,6 +96,8 @@ pub struct TaskInfo {
     pub keys: usize,
     /// Whether a step of it is running just now.
     pub running: bool,
+    /// What its sink promises, if it has one.
+    pub promise: Option<Guarantee>,
 }
 
 /// A process kind that runs here.
@@ -609,7 +612,8 @@ impl Node {
             // The task itself is not asked: it may be running, for long.
             let (stats, keys) = (*lock(&tenant.stats), tenant.keys.load(Ordering::Relaxed));
             let running = tenant.since.load(Ordering::Relaxed) != i64::MIN;
-            TaskInfo { path: slot.path.clone(), stats, keys: keys as usize, running }
+            let promise = slot.stage.sink.as_ref().map(|sink| sink.guarantee());
+            TaskInfo { path: slot.path.clone(), stats, keys: keys as usize, running, promise }
         };
         slots.into_iter().map(info).collect()
     }
