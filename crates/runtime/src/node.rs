@@ -29,7 +29,7 @@ use millstream_core::{
 use crate::{
     connect::Connectors,
     queue::{Queue, SlotId},
-    stage::{Front, Mailbox, Stage},
+    stage::{self, Front, Mailbox, Stage},
     supervisor::{
         Exit, FlowSpec, Report, TaskPath, Throttle, Tree, What, report,
         tree::{Decision, Event},
@@ -245,15 +245,9 @@ impl Node {
             return Err(Error::new(Code::Conflict, format!("a flow `{name}` runs already"))
                 .help("give one of them another name"));
         }
-        for stage in &stages {
-            let file = |s: &Stage| s.sink.as_ref().and_then(|sink| sink.file());
-            let Some(own) = file(stage) else { continue };
-            if lock(&self.slots).iter().any(|slot| file(&slot.stage).as_ref() == Some(&own)) {
-                let what = format!("flow `{name}`: sink `{}` and another flow's", stage.name);
-                return Err(Error::new(Code::Conflict, format!("{what} both write to {own}"))
-                    .help("give each a file of its own"));
-            }
-        }
+        let there = lock(&self.slots).clone();
+        let there = there.iter().filter(|slot| slot.path.task == 0).map(|slot| &*slot.stage);
+        stage::apart(there.chain(&stages).filter_map(Stage::named_sink))?;
         let number = flows.len();
         let streams: Vec<StreamId> = stages.iter().flat_map(inputs).collect();
         let paused = Arc::new(AtomicBool::new(false));
