@@ -136,7 +136,7 @@ fn in_use(dir: &Path, file: &mut File) -> Error {
     match http {
         Some(http) => error
             .help(format!(
-                "talk to it:             millstream status --node {}",
+                "talk to it:             `millstream status --node {}`",
                 http.trim_start_matches("http://")
             ))
             .help("or use another place:   --data DIR"),
