@@ -1,65 +1,35 @@
 //! The heart: starts the node as a process of its own, kills it, starts it again, stops it.
 //!
-//! *Failure:* if the heart dies, the pipe to the node closes and the node drains and stops.
+//! *Failure:* if the heart dies, by a second Ctrl-C for example, the pipe to the node closes
+//! without a word, and the node stops with what is committed.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
+use millstream::Signals;
 use millstream_core::{Code, Error, Result};
 use millstream_io::{
     http::{Client, DEFAULT_ADDRESS},
     view::Status,
 };
 use millstream_runtime::embedded::holder_http;
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    iterator::Signals,
-};
 
-use super::{Plan, flow::fault, node::Said};
+use super::{
+    Plan,
+    flow::fault,
+    node::{DRAIN, Said},
+};
 
 /// How long the node may take to answer after it was started, or to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is looked at meanwhile.
 pub const AGAIN: Duration = Duration::from_millis(1);
-
-/// Ctrl-C, counted: the first one drains, the second one stops at once.
-#[derive(Clone)]
-pub struct Interrupt(Arc<AtomicUsize>);
-
-impl Interrupt {
-    /// Listens for SIGINT and SIGTERM.
-    ///
-    /// # Errors
-    /// If the system does not let us.
-    pub fn listen() -> Result<Interrupt> {
-        let count = Arc::new(AtomicUsize::new(0));
-        let counted = count.clone();
-        let mut signals = Signals::new([SIGINT, SIGTERM])
-            .map_err(|e| Error::io("Ctrl-C cannot be listened for", &e))?;
-        std::thread::spawn(move || {
-            for _ in signals.forever() {
-                counted.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        Ok(Interrupt(count))
-    }
-
-    /// How often.
-    pub fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// How a node has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +38,6 @@ pub enum Stopped {
     Drained,
     /// Something is left in its directory.
     Undrained,
-    /// A second Ctrl-C did not wait for that.
-    AtOnce,
 }
 
 /// Keeps a node alive.
@@ -79,7 +47,7 @@ pub struct Heart {
     stdin: Option<ChildStdin>,
     said: mpsc::Receiver<Said>,
     client: Client,
-    interrupt: Interrupt,
+    signals: Arc<Signals>,
 }
 
 struct NodeCommand {
@@ -129,7 +97,7 @@ impl Heart {
     ///
     /// # Errors
     /// If it does not start.
-    pub fn start(plan: &Plan, listen: Option<&str>, interrupt: Interrupt) -> Result<Heart> {
+    pub fn start(plan: &Plan, listen: Option<&str>, signals: Arc<Signals>) -> Result<Heart> {
         let command = NodeCommand {
             dir: plan.dir.clone(),
             csv: plan.csv.clone(),
@@ -139,7 +107,7 @@ impl Heart {
         let (child, stdin, said) =
             command.spawn(listen.unwrap_or(DEFAULT_ADDRESS), listen.is_none())?;
         let client = Client::new(DEFAULT_ADDRESS);
-        let mut heart = Heart { command, child, stdin: Some(stdin), said, client, interrupt };
+        let mut heart = Heart { command, child, stdin: Some(stdin), said, client, signals };
         let begun = Instant::now();
         let address = loop {
             if let Some(address) = holder_http(&heart.command.dir) {
@@ -177,9 +145,9 @@ impl Heart {
         self.said.try_recv().ok()
     }
 
-    /// How often Ctrl-C was pressed.
-    pub fn interrupted(&self) -> usize {
-        self.interrupt.count()
+    /// Whether Ctrl-C was pressed.
+    pub fn interrupted(&self) -> bool {
+        self.signals.asked()
     }
 
     /// SIGKILL: no handler, no goodbye.
@@ -215,7 +183,7 @@ impl Heart {
     }
 
     fn waiting(&mut self, begun: Instant) -> Result<()> {
-        if self.interrupted() > 0 {
+        if self.interrupted() {
             return Err(Error::new(Code::Unreachable, "the node was not waited for"));
         }
         if let Ok(Some(status)) = self.child.try_wait() {
@@ -249,13 +217,12 @@ impl Heart {
     /// # Errors
     /// If it does not stop.
     pub fn stop(mut self) -> Result<Stopped> {
-        drop(self.stdin.take());
+        if let Some(mut stdin) = self.stdin.take() {
+            // If it cannot be told, it has ended.
+            let _ = stdin.write_all(DRAIN);
+        }
         let begun = Instant::now();
         loop {
-            if self.interrupted() > 1 {
-                self.kill()?;
-                return Ok(Stopped::AtOnce);
-            }
             match self.child.try_wait().map_err(|e| Error::io("the node", &e))? {
                 Some(status) if status.success() => return Ok(Stopped::Drained),
                 Some(_) => return Ok(Stopped::Undrained),

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::flow::{fault, flow};
 use crate::args::DemoNode;
 
+/// What the heart says before it closes the pipe, if the node is to work off what it has.
+pub const DRAIN: &[u8] = b"drain";
+
 /// How long a node that is to stop may work off what it has taken in.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -34,8 +37,8 @@ impl Said {
     }
 }
 
-/// Runs until the heart closes the pipe, then drains and stops. The exit code says whether all was
-/// worked off.
+/// Runs until the heart closes the pipe, then drains if told to, and stops. The exit code says
+/// whether all was worked off.
 pub fn run(args: &DemoNode) -> Result<ExitCode> {
     let running = match start(args) {
         Ok(running) => running,
@@ -45,8 +48,9 @@ pub fn run(args: &DemoNode) -> Result<ExitCode> {
         }
     };
     // Ends when the heart closes it, or dies.
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    let drained = running.drain(DRAIN_MAX);
+    let mut asked = Vec::new();
+    let _ = std::io::stdin().read_to_end(&mut asked);
+    let drained = asked == DRAIN && running.drain(DRAIN_MAX);
     running.stop();
     Ok(ExitCode::from(u8::from(!drained)))
 }
