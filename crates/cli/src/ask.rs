@@ -105,9 +105,9 @@ fn status(target: &Target, say: &mut Say) -> Result<ExitCode> {
         let (engine, stored) = (&status.engine, bytes(status.engine.bytes_stored));
         say.line(match status.running {
             true => format!(
-                "{stored} stored, {} turns and {} fsyncs since the start",
-                number(engine.turns),
-                number(engine.fsyncs)
+                "{stored} stored, {} and {} since the start",
+                count(engine.turns, "turn", "turns"),
+                count(engine.fsyncs, "fsync", "fsyncs")
             ),
             false => format!("{stored} stored"),
         });
@@ -115,8 +115,9 @@ fn status(target: &Target, say: &mut Say) -> Result<ExitCode> {
             say.line(format!("{} wait to be written", bytes(status.pending_bytes)));
             say.line(&status.engine_error);
         }
-        if status.worn_out {
-            say.line("too many handlers never returned: the node takes nothing in and will end");
+        if !status.worn_out.is_empty() {
+            say.line(&status.worn_out);
+            say.line("the node takes nothing in, and ends when what it has is worked off");
         }
         status.flows.iter().for_each(|flow| show_flow(flow, say));
         if status.flows.is_empty() {
@@ -142,18 +143,20 @@ fn show_flow(flow: &FlowView, say: &mut Say) {
     }
     let width = flow.stages.iter().map(|s| s.name.len()).max().unwrap_or(0);
     for stage in &flow.stages {
-        say.line(format!(
-            "  {:width$}  {:>9}  {:>16}  {}{}",
-            stage.name,
-            count(u64::from(stage.tasks), "task", "tasks"),
-            format!("{} read", number(stage.read)),
-            if stage.keys > 0 { count(stage.keys, "live key", "live keys") } else { String::new() },
-            if stage.reopened > 0 {
-                format!(", opened again {} times", stage.reopened)
-            } else {
-                String::new()
-            },
-        ));
+        let mut more = Vec::new();
+        if stage.keys > 0 {
+            more.push(count(stage.keys, "live key", "live keys"));
+        }
+        if !stage.each_row.is_empty() {
+            more.push(format!("each row {}", stage.each_row));
+        }
+        if stage.reopened > 0 {
+            more.push(format!("opened again {}", count(stage.reopened, "time", "times")));
+        }
+        let (tasks, read) = (u64::from(stage.tasks), number(stage.read) + " read");
+        let tasks = count(tasks, "task", "tasks");
+        let line = format!("  {:width$}  {tasks:>9}  {read:>16}  {}", stage.name, more.join(", "));
+        say.line(line.trim_end());
     }
 }
 

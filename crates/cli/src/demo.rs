@@ -20,9 +20,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use millstream::Signals;
 use millstream_core::{Code, Error, Result};
 use millstream_io::rng::Rng;
 
@@ -31,7 +33,7 @@ use crate::{
     say::{Say, number},
 };
 use flow::fault;
-use heart::{Heart, Interrupt, Stopped};
+use heart::{Heart, Stopped};
 use recount::Expected;
 
 /// Real departures: see `examples/data/README.md`.
@@ -97,11 +99,11 @@ impl Plan {
 
 /// Runs the demo.
 pub fn run(options: &Demo, args: &Args, say: &mut Say) -> Result<ExitCode> {
-    let interrupt = Interrupt::listen()?;
+    let signals = Arc::new(Signals::listen()?);
     let plan = Plan::new(options, args)?;
     say.at(&plan.dir);
-    let mut heart = match Heart::start(&plan, options.listen.as_deref(), interrupt.clone()) {
-        Err(_) if interrupt.count() > 0 => return Ok(stopped(Stopped::AtOnce, &interrupt, say)),
+    let mut heart = match Heart::start(&plan, options.listen.as_deref(), signals.clone()) {
+        Err(_) if signals.asked() => return Ok(stopped(Stopped::Undrained, say)),
         other => other?,
     };
     head(&plan, &heart, say);
@@ -110,20 +112,19 @@ pub fn run(options: &Demo, args: &Args, say: &mut Say) -> Result<ExitCode> {
             heart.stop()?;
             verdict::verdict(&plan, &watched, say)
         }
-        Err(error) if interrupt.count() == 0 => Err(error),
+        Err(error) if !signals.asked() => Err(error),
         // While the node was killed and started again, Ctrl-C shows as an error.
-        _ => Ok(stopped(heart.stop()?, &interrupt, say)),
+        _ => Ok(stopped(heart.stop()?, say)),
     }
 }
 
 /// Says what Ctrl-C has left behind.
-fn stopped(how: Stopped, interrupt: &Interrupt, say: &mut Say) -> ExitCode {
+fn stopped(how: Stopped, say: &mut Say) -> ExitCode {
     say.remark(match how {
         Stopped::Drained => "stopped by Ctrl-C; what was taken in is committed",
         Stopped::Undrained => "stopped by Ctrl-C; what was committed is kept, the rest waits",
-        Stopped::AtOnce => "stopped at once by Ctrl-C; what was committed is kept",
     });
-    ExitCode::from(if interrupt.count() > 1 { 130 } else { 1 })
+    ExitCode::FAILURE
 }
 
 fn head(plan: &Plan, heart: &Heart, say: &mut Say) {

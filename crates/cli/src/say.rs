@@ -95,17 +95,14 @@ impl Say {
         ExitCode::from(exit_code(error.code()))
     }
 
-    /// A line of advice, its command as it can be typed. Libraries know neither how this program
-    /// is called nor what it was asked about.
+    /// A line of advice. The command in it stands between backquotes, and is said as it can be
+    /// typed: libraries know neither how this program is called nor what it was asked about.
     fn advice(&self, line: &str) -> String {
-        match line.rsplit_once(" millstream ") {
-            Some((text, "demo")) => format!("{text} {} demo", self.program),
-            Some((text, command)) if command.contains("--") => {
-                format!("{text} {} {command}", self.program)
-            }
-            Some((text, command)) => format!("{text} {} {command}{}", self.program, self.place),
-            None => line.to_string(),
-        }
+        let Some((before, rest)) = line.split_once("`millstream ") else { return line.into() };
+        let (command, after) = rest.split_once('`').unwrap_or((rest, ""));
+        let placed = command == "demo" || command.contains(" --");
+        let place = if placed { "" } else { &self.place };
+        format!("{before}{} {command}{place}{after}", self.program)
     }
 }
 

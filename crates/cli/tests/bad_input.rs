@@ -9,12 +9,16 @@ use std::{
     fs,
     io::{Read, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::Command,
 };
 
-use millstream::{prelude::*, test::Folder};
+use millstream::{
+    io::view,
+    prelude::*,
+    test::{Folder, TestNode},
+};
 
 #[derive(Serialize, Deserialize)]
 struct Reading {
@@ -286,17 +290,34 @@ fn a_directory_that_cannot_be_made() {
     golden("file-in-the-way", &error, &[(path(folder.path()), "DIR")]);
 }
 
+/// Set for this program when it runs as somebody who may not write there.
+const UNWRITABLE: &str = "MILLSTREAM_TEST_UNWRITABLE";
+/// Whom every system has and who may do nothing.
+const NOBODY: u32 = 65_534;
+
 #[test]
 fn a_directory_that_cannot_be_written() {
-    let folder = Folder::new("read-only");
-    let mode = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
-    mode(0o500);
-    // Who may do everything (root) is not stopped by a mode; the test before this one is for him.
-    if fs::write(folder.path().join("probe"), "").is_err() {
-        let error = Node::embedded(folder.path().join("data")).start().err().unwrap().to_string();
-        golden("read-only", &error, &[(path(folder.path()), "DIR")]);
+    let start = |dir: &Path| Node::embedded(dir).start().err().map(|e| e.to_string());
+    if let Some(dir) = std::env::var_os(UNWRITABLE) {
+        eprintln!("{}", start(Path::new(&dir)).unwrap());
+        return;
     }
-    mode(0o700);
+    let folder = Folder::new("read-only");
+    let data = folder.path().join("data");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    let error = match fs::write(folder.path().join("probe"), "") {
+        Err(_) => start(&data).unwrap(),
+        // Root may do everything, and become somebody who may not.
+        Ok(()) => {
+            let mut other = Command::new(std::env::current_exe().unwrap());
+            other.args(["--exact", "a_directory_that_cannot_be_written", "--nocapture"]);
+            let said = other.uid(NOBODY).gid(NOBODY).env(UNWRITABLE, &data).output();
+            let said = String::from_utf8(said.unwrap().stderr).unwrap();
+            said[said.find("error[").unwrap()..].to_string()
+        }
+    };
+    golden("read-only", &error, &[(path(folder.path()), "DIR")]);
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -365,6 +386,58 @@ fn post(node: SocketAddr, record: &str) -> String {
             return answer;
         }
     }
+}
+
+/// What the status says keeps the engine from writing, and what it advises.
+fn engine_error(status: &str) -> String {
+    let lines = status.lines().skip_while(|line| !line.starts_with("error["));
+    lines.take_while(|line| !line.is_empty()).fold(String::new(), |said, line| said + line + "\n")
+}
+
+#[test]
+fn a_disk_that_is_full() {
+    let flow = flow::<Sensor>(Path::new("."), "in.jsonl");
+    let mut node = TestNode::new(flow).seed(1);
+    node.run_until_idle();
+    let used: u64 = node.world().disk().files().iter().map(|(_, bytes)| bytes).sum();
+    node.world().disk().set_capacity(Some(used));
+    node.put("readings", serde_json::json!({"sensor": "s1", "celsius": 20.5}));
+    let said = loop {
+        node.world().step();
+        let status = view::status(node.world().engine().as_ref(), None).unwrap();
+        if !status.engine_error.is_empty() {
+            break status.engine_error;
+        }
+    };
+    golden("disk-full", &said, &[]);
+    node.world().disk().set_capacity(None);
+    node.run_until_idle();
+    node.assert_ledger_balanced();
+}
+
+#[test]
+fn a_limit_for_stored_bytes_that_is_reached() {
+    let folder = Folder::new("disk-bytes-max");
+    let data = folder.path().join("data");
+    let node = Node::embedded(&data).engine(|o| o.disk_bytes_max = Some(1)).http(":0");
+    let node = node.start().unwrap();
+    let flow = Flow::new("climate")
+        .source("readings", HttpSource::new("readings"))
+        .rows::<Reading>()
+        .sink("out", Discard::new());
+    node.deploy(&flow).unwrap();
+    let address = node.http().unwrap();
+    let status = millstream(&["status", "--node", &address.to_string()]);
+    let said = engine_error(&status);
+    // How many bytes the log's own records have is no business of this test.
+    let (before, after) = said.split_once(" bytes are stored").unwrap();
+    let before = before.trim_end_matches(char::is_numeric);
+    let mut said = format!("{before}N bytes are stored{after}");
+    let answer = post(address, GOOD);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    writeln!(said, "{}\n{body}", head.lines().next().unwrap()).unwrap();
+    golden("disk-bytes-max", &said, &[(path(folder.path()), "DIR")]);
+    node.stop();
 }
 
 #[test]

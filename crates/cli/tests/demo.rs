@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -173,6 +174,24 @@ fn a_directory_of_a_node_in_earnest_is_left_alone() {
     let own = demo(&["--csv", "millstream-demo/flights.csv"]);
     assert_eq!(own.status.code(), Some(3), "{own:?}");
     assert!(folder.path().join("millstream-demo/flights.csv").is_file());
+}
+
+#[test]
+fn an_address_nobody_can_listen_on_is_said_once_and_as_everywhere() {
+    let folder = Folder::new("demo-listen");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for listen in ["nonsense", &address] {
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_millstream"));
+        demo.args(["demo", "--listen", listen, "--data"]).arg(folder.path().join("demo"));
+        let output = demo.output().unwrap();
+        let node = Node::embedded(folder.path().join("node")).http(listen);
+        let error = node.start().err().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().next(), error.to_string().lines().next());
+        assert_eq!(said.lines().count(), error.to_string().lines().count(), "{said}");
+        assert_eq!(output.status.code(), Some(if listen == "nonsense" { 3 } else { 4 }));
+    }
 }
 
 fn signal(program: &Child, name: &str) {

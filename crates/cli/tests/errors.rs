@@ -47,7 +47,7 @@ fn a_directory_in_use() {
         error.replace(path(folder.path()), "DIR").replace(at, "AT").replace(&pid, "pid PID");
     let expected = "\
 error[M0007]: DIR is in use by another node (pid PID, http://AT)
-  = talk to it:             millstream status --node AT
+  = talk to it:             `millstream status --node AT`
   = or use another place:   --data DIR";
     assert_eq!(error, expected);
     // And the command line asks the node that has it.

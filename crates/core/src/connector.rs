@@ -159,7 +159,8 @@ pub trait Sink: Send + Sync {
         false
     }
 
-    /// The place that it alone may write to, as a person reads it; `None` if others may, too.
+    /// The place that it alone may write to, as a person reads it, and the same however it was
+    /// named (through a link); `None` if others may write there, too.
     fn file(&self) -> Option<String> {
         None
     }

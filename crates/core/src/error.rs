@@ -179,9 +179,10 @@ impl Error {
     pub fn io(place: impl fmt::Display, e: &std::io::Error) -> Error {
         use std::io::ErrorKind::*;
         let (code, help) = match e.kind() {
-            StorageFull | QuotaExceeded => {
-                (Code::DiskFull, "make room and try again; what was committed is kept")
-            }
+            StorageFull | QuotaExceeded => (
+                Code::DiskFull,
+                "make room; what was committed is kept, and a node that runs goes on by itself",
+            ),
             PermissionDenied => (
                 Code::Permission,
                 "let the user that runs this read and write there, or name another place",
@@ -258,7 +259,7 @@ mod tests {
         let full = Error::io("data/log", &ErrorKind::StorageFull.into());
         assert_eq!(
             full.to_string(),
-            "error[M0004]: data/log: no storage space\n  = make room and try again; what was committed is kept"
+            "error[M0004]: data/log: no storage space\n  = make room; what was committed is kept, and a node that runs goes on by itself"
         );
         let better =
             Error::io("in.csv", &ErrorKind::PermissionDenied.into()).help("chmod +r in.csv");

@@ -11,7 +11,7 @@ use arrow_ipc::{reader::StreamReader, writer::StreamWriter};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
-use crate::{Code, Error, Frame, Result, Time, batch::Batch, frame::fingerprint};
+use crate::{Code, Error, Frame, Result, Time, batch::Batch};
 
 /// What was being done when it failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,15 +155,6 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// The schema before letters named files: a column less.
-static SCHEMA_WITHOUT_FILE: LazyLock<SchemaRef> = LazyLock::new(|| {
-    let fields = SCHEMA.fields();
-    Arc::new(Schema::new(fields.iter().take(FILE).cloned().collect::<Vec<_>>()))
-});
-
-/// Where the file's name is in [`SCHEMA`].
-const FILE: usize = 14;
-
 /// Letters as rows of [`SCHEMA`].
 pub fn to_batch(letters: &[Letter]) -> Result<Batch> {
     let text = |f: fn(&Letter) -> &str| -> ArrayRef {
@@ -196,17 +187,13 @@ pub fn to_batch(letters: &[Letter]) -> Result<Batch> {
     Ok(Batch::derived(RecordBatch::try_new(SCHEMA.clone(), columns)?))
 }
 
-/// The letters in a frame, also in one that was written before letters named files.
+/// The letters in a frame.
 ///
 /// # Errors
 /// If the frame is damaged or holds something else.
 pub fn from_frame(frame: &Frame) -> Result<Vec<Letter>> {
-    let old = Batch::wire_schema(&SCHEMA_WITHOUT_FILE);
-    let (wire, schema) = match frame.header.schema == fingerprint(&old) {
-        true => (old, &*SCHEMA_WITHOUT_FILE),
-        false => (Batch::wire_schema(&SCHEMA), &*SCHEMA),
-    };
-    from_batch(Batch::from_wire(&frame.rows(&wire)?, schema)?.rows())
+    let rows = frame.rows(&Batch::wire_schema(&SCHEMA))?;
+    from_batch(Batch::from_wire(&rows, &SCHEMA)?.rows())
 }
 
 /// Rows of [`SCHEMA`] as letters.
@@ -214,11 +201,9 @@ pub fn from_frame(frame: &Frame) -> Result<Vec<Letter>> {
 /// # Errors
 /// [`crate::Code::Corrupt`] if the batch has another schema.
 pub fn from_batch(rows: &RecordBatch) -> Result<Vec<Letter>> {
-    let known = [&*SCHEMA, &*SCHEMA_WITHOUT_FILE].map(|schema| schema.fields());
-    if !known.contains(&rows.schema().fields()) {
+    if rows.schema().fields() != SCHEMA.fields() {
         return Err(Error::corrupt("not a batch of dead letters"));
     }
-    let named = rows.num_columns() > FILE;
     let column = |i: usize| rows.column(i).as_ref();
     let text = |i: usize, row: usize| column(i).as_string::<i32>().value(row).to_string();
     let bytes = |i: usize, row: usize| column(i).as_binary::<i32>().value(row).to_vec();
@@ -239,7 +224,7 @@ pub fn from_batch(rows: &RecordBatch) -> Result<Vec<Letter>> {
             error: text(11, row),
             backtrace: text(12, row),
             payload: bytes(13, row),
-            file: if named { text(FILE, row) } else { String::new() },
+            file: text(14, row),
         })
         .collect())
 }
@@ -263,10 +248,6 @@ pub fn payload_row(payload: &[u8]) -> Option<RecordBatch> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        frame::{FrameEncoder, FrameHeader, FrameKind, Status},
-        turn::TaskId,
-    };
 
     #[test]
     fn letters_come_back_from_their_rows() {
@@ -284,25 +265,5 @@ mod tests {
             Letter::default(),
         ];
         assert_eq!(from_batch(to_batch(&letters).unwrap().rows()).unwrap(), letters);
-    }
-
-    #[test]
-    fn letters_that_name_no_file_can_still_be_read() {
-        let letters = [Letter { place: 21, file: "flights.csv".into(), ..Letter::default() }];
-        let rows = to_batch(&letters).unwrap().rows().project(&(0..FILE).collect::<Vec<_>>());
-        let wire = Batch::wire_schema(&SCHEMA_WITHOUT_FILE);
-        let rows = Batch::derived(rows.unwrap()).to_wire(&wire).unwrap();
-        let header = FrameHeader {
-            kind: FrameKind::Rows,
-            status: Status::Active,
-            producer: TaskId(1),
-            turn: 1,
-            watermark: Time::MIN,
-            rows: 1,
-            schema: fingerprint(&wire),
-        };
-        let frame = FrameEncoder::default().encode(header, Some(&rows)).unwrap();
-        let expected = [Letter { place: 21, ..Letter::default() }];
-        assert_eq!(from_frame(&frame).unwrap(), expected);
     }
 }

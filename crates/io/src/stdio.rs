@@ -67,8 +67,13 @@ impl Source for Stdin {
     /// # Errors
     /// [`Code::Conflict`] if it was opened before, or at a position: it cannot be read again.
     fn open(&self, _: u32, schema: SchemaRef, position: &[u8]) -> Result<Box<dyn SourceReader>> {
-        let input = self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(input) = input.filter(|_| position.is_empty()) else {
+        if !position.is_empty() {
+            let read = "an earlier run in this directory has read standard input";
+            return Err(Error::new(Code::Conflict, format!("{read}, which nobody can read again"))
+                .help("to read what comes in now, begin anew: another directory, and another result file")
+                .help("to go on where a run has ended, read from a file"));
+        }
+        let Some(input) = self.input.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Err(Error::new(Code::Conflict, "standard input cannot be read again")
                 .help("rows that were read and not yet committed are lost")
                 .help("to go on after a restart, read from a file"));
@@ -199,5 +204,17 @@ mod tests {
         assert_eq!(places, [2, 4]);
         assert_eq!(bad[0].reason(), "a: 'x' is not a number");
         assert_eq!(source.open(0, schema, &[]).err().unwrap().code(), Code::Conflict);
+    }
+
+    #[test]
+    fn a_run_after_another_one_is_told_to_begin_in_another_directory() {
+        let source = Stdin::reading(Format::JsonLines, std::io::empty());
+        let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, false)]));
+        let error = source.open(0, schema, &8_u64.to_le_bytes()).err().unwrap();
+        let expected = "\
+error[M0002]: an earlier run in this directory has read standard input, which nobody can read again
+  = to read what comes in now, begin anew: another directory, and another result file
+  = to go on where a run has ended, read from a file";
+        assert_eq!(error.to_string(), expected);
     }
 }

@@ -293,11 +293,16 @@ impl Flow {
             n += 1;
             Ok(millstream_core::turn::StreamId(n))
         })?;
-        let sinks = self.steps.iter().filter_map(|step| match &step.kind {
-            StepKind::Sink { sink } => Some((step.name.clone(), sink.guarantee())),
-            _ => None,
-        });
+        let sinks = self.sinks().map(|(name, sink)| (name.to_string(), sink.guarantee()));
         Ok(Checked { flow: self.name.clone(), sinks: sinks.collect() })
+    }
+
+    /// Its sinks, by name.
+    pub(crate) fn sinks(&self) -> impl Iterator<Item = (&str, &dyn Sink)> {
+        self.steps.iter().filter_map(|step| match &step.kind {
+            StepKind::Sink { sink } => Some((step.name.as_str(), sink.as_ref())),
+            _ => None,
+        })
     }
 
     fn push(mut self, name: &str, kind: StepKind) -> Flow {

@@ -12,7 +12,7 @@ use millstream_core::{
     operator::Operator, turn::StreamId,
 };
 use millstream_runtime::stage::{
-    Edge, EventTime, Front, Mailbox, Producers, Route, SourceFront, Stage, StreamFront,
+    self, Edge, EventTime, Front, Mailbox, Producers, Route, SourceFront, Stage, StreamFront,
 };
 
 use crate::{
@@ -40,7 +40,7 @@ pub(crate) fn plan(flow: &Flow, create: CreateStream<'_>) -> Result<Vec<Stage>> 
     let planner = Planner { flow, consumers: consumers(flow) };
     planner.names()?;
     planner.kinds()?;
-    planner.files()?;
+    stage::apart(flow.sinks().map(|(name, sink)| (format!("{}/{name}", flow.name()), sink)))?;
     let schemas = planner.schemas()?;
     planner.stages(&schemas, create)
 }
@@ -106,24 +106,6 @@ impl Planner<'_> {
                 return Err(self
                     .error(format!("`{other}` and `{}` are processes of one type", step.name))
                     .help("a message is sent to a type: `struct Other(First);` makes another"));
-            }
-        }
-        Ok(())
-    }
-
-    /// What two sinks write into one file is not what either has promised.
-    fn files(&self) -> Result<()> {
-        let mut seen = BTreeMap::new();
-        for step in &self.flow.steps {
-            if let StepKind::Sink { sink } = &step.kind
-                && let Some(file) = sink.file()
-                && let Some(other) = seen.insert(file.clone(), &step.name)
-            {
-                return Err(self
-                    .error(format!("sinks `{other}` and `{}` both write to {file}", step.name))
-                    .help(
-                        "give each a file of its own, or `connect` the streams before one sink",
-                    ));
             }
         }
         Ok(())

@@ -20,7 +20,7 @@ use signal_hook::{
     flag,
 };
 
-/// How a program ends at a second Ctrl-C.
+/// With which code a program ends at a second Ctrl-C.
 const EXIT: i32 = 130;
 
 /// Somebody asked.
@@ -30,7 +30,8 @@ static IDLE: AtomicBool = AtomicBool::new(true);
 /// How many listen; `None` if the handlers are not there yet. Once there, they stay.
 static LISTENING: Mutex<Option<usize>> = Mutex::new(None);
 
-/// Listens as long as it lives.
+/// Listens for Ctrl-C and SIGTERM as long as it lives: [`Node::run`](crate::Node::run) does so by
+/// itself, and a program that starts nodes otherwise may.
 pub struct Signals(());
 
 impl Signals {

@@ -63,7 +63,7 @@ impl Target {
                         ),
                     )
                     .help("name a node: --node HOST:PORT, or a directory: --data DIR")
-                    .help("to see one at work: millstream demo")),
+                    .help("to see one at work: `millstream demo`")),
                 }
             }
             Err(e) => Err(e),
@@ -171,7 +171,7 @@ impl Target {
                 Code::Unreachable,
                 "no node runs here: there is no process that could be killed",
             )
-            .help("its state, at rest: millstream inspect KIND KEY")
+            .help("its state, at rest: `millstream inspect KIND KEY`")
             .help("name a node that runs: --node HOST:PORT")),
         }
     }

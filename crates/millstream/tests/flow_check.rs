@@ -178,7 +178,19 @@ fn two_sinks_do_not_share_a_file() {
     let sink = || JsonLinesFile::create(folder.path().join("out.jsonl"));
     let flow = rows().sink("one", sink()).from("rows").sink("two", sink());
     let error = flow.check().unwrap_err().to_string();
-    assert!(error.contains("sinks `one` and `two` both write to "), "{error}");
+    assert!(error.contains("sinks `f/one` and `f/two` both write to "), "{error}");
+    // Nor by another way to it: through a folder that is a link, or a second name of the file.
+    let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    std::fs::write(real.join("old.jsonl"), "").unwrap();
+    std::fs::hard_link(real.join("old.jsonl"), real.join("second.jsonl")).unwrap();
+    for (one, two) in [("new/a.jsonl", "new/a.jsonl"), ("old.jsonl", "second.jsonl")] {
+        let flow = rows().sink("one", JsonLinesFile::create(real.join(one)));
+        let flow = flow.from("rows").sink("two", JsonLinesFile::create(link.join(two)));
+        let error = flow.check().unwrap_err().to_string();
+        assert!(error.contains("sinks `f/one` and `f/two` both write to "), "{error}");
+    }
     // Nor do those of two flows on one node.
     let input = folder.path().join("rows.csv");
     std::fs::write(&input, "key\na\n").unwrap();
@@ -186,7 +198,7 @@ fn two_sinks_do_not_share_a_file() {
     let node = Node::embedded(folder.path().join("data")).start().unwrap();
     node.deploy(&flow("f")).unwrap();
     let error = node.deploy(&flow("g")).unwrap_err().to_string();
-    assert!(error.contains("flow `g`: sink `out` and another flow's both write to "), "{error}");
+    assert!(error.contains("sinks `f/out` and `g/out` both write to "), "{error}");
 }
 
 #[test]

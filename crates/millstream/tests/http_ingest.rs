@@ -262,6 +262,28 @@ fn a_stuck_handler_means_429_and_the_control_plane_answers() {
 }
 
 #[test]
+fn at_its_limit_for_stored_bytes_a_node_names_that_and_no_full_disk() {
+    let folder = Folder::new("http-limit");
+    // What the flow's own streams cost is more.
+    let node = Node::embedded(folder.path().join("data")).engine(|o| o.disk_bytes_max = Some(1));
+    let node = node.http(":0").start().unwrap();
+    node.deploy(&flow(folder.path())).unwrap();
+    let address = node.http().unwrap();
+    let answer = post(address, RECORDS, &[], "{\"sensor\":\"a\",\"celsius\":1}");
+    assert_eq!((answer.status, answer.has("retry-after: 1")), (429, true), "{answer:?}");
+    let expected = json!({
+        "code": "M0006",
+        "reason": "the flow is behind: the node stores as much as it may (`disk_bytes_max`)",
+        "help": [
+            "wait as long as Retry-After says, and send it again",
+            "if it stays so, let who runs the node raise `disk_bytes_max`, or see what is not read",
+        ],
+    });
+    assert_eq!(answer.json(), expected);
+    node.stop();
+}
+
+#[test]
 fn a_killed_process_goes_on_from_its_committed_state() {
     let folder = Folder::new("http-kill");
     let (node, address) = start(folder.path());

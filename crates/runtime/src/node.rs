@@ -21,6 +21,7 @@ use std::{
 
 use millstream_core::{
     Batch, Code, Error, FrameHeader, FrameKind, Result, Status, Time,
+    connector::Guarantee,
     engine::{Engine, StreamSpec},
     frame::{FrameEncoder, fingerprint},
     key::{Slot as KeySlot, display},
@@ -32,7 +33,7 @@ pub(crate) use self::watch::Seen;
 use crate::{
     connect::Connectors,
     queue::{Next, Queue, SlotId},
-    stage::{Front, Mailbox, Stage},
+    stage::{self, Front, Mailbox, Stage},
     supervisor::{
         Exit, FlowSpec, Report, TaskPath, Throttle, Tree, What, report,
         tree::{Decision, Event},
@@ -99,6 +100,8 @@ pub struct TaskInfo {
     pub keys: usize,
     /// Whether a step of it is running just now.
     pub running: bool,
+    /// What its sink promises, if it has one.
+    pub promise: Option<Guarantee>,
 }
 
 /// A process kind that runs here.
@@ -232,15 +235,9 @@ impl Node {
             return Err(Error::new(Code::Conflict, format!("a flow `{name}` runs already"))
                 .help("give one of them another name"));
         }
-        for stage in &stages {
-            let file = |s: &Stage| s.sink.as_ref().and_then(|sink| sink.file());
-            let Some(own) = file(stage) else { continue };
-            if lock(&self.slots).iter().any(|slot| file(&slot.stage).as_ref() == Some(&own)) {
-                let what = format!("flow `{name}`: sink `{}` and another flow's", stage.name);
-                return Err(Error::new(Code::Conflict, format!("{what} both write to {own}"))
-                    .help("give each a file of its own"));
-            }
-        }
+        let there = lock(&self.slots).clone();
+        let there = there.iter().filter(|slot| slot.path.task == 0).map(|slot| &*slot.stage);
+        stage::apart(there.chain(&stages).filter_map(Stage::named_sink))?;
         let number = flows.len();
         let streams: Vec<StreamId> = stages.iter().flat_map(inputs).collect();
         let paused = Arc::new(AtomicBool::new(false));
@@ -602,7 +599,8 @@ impl Node {
             // The task itself is not asked: it may be running, for long.
             let (stats, keys) = (*lock(&tenant.stats), tenant.keys.load(Ordering::Relaxed));
             let running = tenant.running().is_some();
-            TaskInfo { path: slot.path.clone(), stats, keys: keys as usize, running }
+            let promise = slot.stage.sink.as_ref().map(|sink| sink.guarantee());
+            TaskInfo { path: slot.path.clone(), stats, keys: keys as usize, running, promise }
         };
         slots.into_iter().map(info).collect()
     }

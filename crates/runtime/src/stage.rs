@@ -1,9 +1,10 @@
 //! What a stage is: the description a flow hands to the node, from which its tasks are made.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arrow_schema::SchemaRef;
 use millstream_core::{
+    Code, Error, Result,
     connector::{Sink, Source},
     operator::{Operator, Port},
     turn::StreamId,
@@ -42,6 +43,29 @@ impl Stage {
     pub fn task_name(&self, partition: u32) -> String {
         format!("{}/{}/{partition}", self.flow, self.name)
     }
+
+    /// Its sink, if it has one, and the sink's name.
+    pub fn named_sink(&self) -> Option<(String, &dyn Sink)> {
+        Some((format!("{}/{}", self.flow, self.name), self.sink.as_deref()?))
+    }
+}
+
+/// That no two sinks write to one place; each comes with its name, `flow/sink`.
+///
+/// # Errors
+/// [`Code::Conflict`], naming both: what they write there together is not what either has promised.
+pub fn apart<'a>(sinks: impl IntoIterator<Item = (String, &'a dyn Sink)>) -> Result<()> {
+    let mut seen = BTreeMap::new();
+    for (name, sink) in sinks {
+        let Some(file) = sink.file() else { continue };
+        if let Some(other) = seen.get(&file) {
+            let message = format!("sinks `{other}` and `{name}` both write to {file}");
+            return Err(Error::new(Code::Conflict, message)
+                .help("give each a file of its own, or `connect` the streams before one sink"));
+        }
+        seen.insert(file, name);
+    }
+    Ok(())
 }
 
 /// Where a stage's rows come from.

@@ -56,7 +56,7 @@ pub fn flow(csv: &Path, alerts: &Path, rate: u64) -> Flow {
 pub mod fault {
     use std::sync::Mutex;
 
-    use super::*;
+    use super::{super::node::Said, *};
 
     /// A panic at a line of the file.
     #[derive(Clone, Debug)]
@@ -82,7 +82,8 @@ pub mod fault {
         let Some(plan) = PLAN.get().filter(|plan| plan.key == key) else { return };
         let mut struck = STRUCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(since) = struck.take() {
-            println!("{}", super::super::node::Probe::resumed(since.elapsed(), departures));
+            let after_us = since.elapsed().as_micros() as u64;
+            Said::Resumed { after_us, departures }.say();
         }
         if line == plan.line {
             *struck = Some(Instant::now());

@@ -1,65 +1,35 @@
 //! The heart: starts the node as a process of its own, kills it, starts it again, stops it.
 //!
-//! *Failure:* if the heart dies, the pipe to the node closes and the node drains and stops.
+//! *Failure:* if the heart dies, by a second Ctrl-C for example, the pipe to the node closes
+//! without a word, and the node stops with what is committed.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
+use millstream::Signals;
 use millstream_core::{Code, Error, Result};
 use millstream_io::{
     http::{Client, DEFAULT_ADDRESS},
     view::Status,
 };
 use millstream_runtime::embedded::holder_http;
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    iterator::Signals,
-};
 
-use super::{Plan, flow::fault, node::Probe};
+use super::{
+    Plan,
+    flow::fault,
+    node::{DRAIN, Said},
+};
 
 /// How long the node may take to answer after it was started, or to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is looked at meanwhile.
 pub const AGAIN: Duration = Duration::from_millis(1);
-
-/// Ctrl-C, counted: the first one drains, the second one stops at once.
-#[derive(Clone)]
-pub struct Interrupt(Arc<AtomicUsize>);
-
-impl Interrupt {
-    /// Listens for SIGINT and SIGTERM.
-    ///
-    /// # Errors
-    /// If the system does not let us.
-    pub fn listen() -> Result<Interrupt> {
-        let count = Arc::new(AtomicUsize::new(0));
-        let counted = count.clone();
-        let mut signals = Signals::new([SIGINT, SIGTERM])
-            .map_err(|e| Error::io("Ctrl-C cannot be listened for", &e))?;
-        std::thread::spawn(move || {
-            for _ in signals.forever() {
-                counted.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        Ok(Interrupt(count))
-    }
-
-    /// How often.
-    pub fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// How a node has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +38,6 @@ pub enum Stopped {
     Drained,
     /// Something is left in its directory.
     Undrained,
-    /// A second Ctrl-C did not wait for that.
-    AtOnce,
 }
 
 /// Keeps a node alive.
@@ -77,9 +45,9 @@ pub struct Heart {
     command: NodeCommand,
     child: Child,
     stdin: Option<ChildStdin>,
-    probes: mpsc::Receiver<Probe>,
+    said: mpsc::Receiver<Said>,
     client: Client,
-    interrupt: Interrupt,
+    signals: Arc<Signals>,
 }
 
 struct NodeCommand {
@@ -94,7 +62,7 @@ impl NodeCommand {
         &self,
         listen: &str,
         or_any_port: bool,
-    ) -> Result<(Child, ChildStdin, mpsc::Receiver<Probe>)> {
+    ) -> Result<(Child, ChildStdin, mpsc::Receiver<Said>)> {
         let cannot = |e: std::io::Error| Error::io("cannot start the node", &e);
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command.arg("demo-node").arg("--dir").arg(&self.dir).arg("--csv").arg(&self.csv);
@@ -112,13 +80,13 @@ impl NodeCommand {
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::new(Code::Bug, "a child without pipes"));
         };
-        // Bounded by what a node says: one line for its one panic.
-        let (probes, received) = mpsc::channel();
+        // Bounded by what a node says: one line for its one panic, or one that it does not start.
+        let (said, received) = mpsc::channel();
         std::thread::spawn(move || {
             let lines = BufReader::new(stdout).lines().map_while(std::result::Result::ok);
             lines
                 .filter_map(|line| serde_json::from_str(&line).ok())
-                .all(|p| probes.send(p).is_ok());
+                .all(|line| said.send(line).is_ok());
         });
         Ok((child, stdin, received))
     }
@@ -129,17 +97,17 @@ impl Heart {
     ///
     /// # Errors
     /// If it does not start.
-    pub fn start(plan: &Plan, listen: Option<&str>, interrupt: Interrupt) -> Result<Heart> {
+    pub fn start(plan: &Plan, listen: Option<&str>, signals: Arc<Signals>) -> Result<Heart> {
         let command = NodeCommand {
             dir: plan.dir.clone(),
             csv: plan.csv.clone(),
             rate: plan.rate,
             panic_at: plan.panic_at.clone(),
         };
-        let (child, stdin, probes) =
+        let (child, stdin, said) =
             command.spawn(listen.unwrap_or(DEFAULT_ADDRESS), listen.is_none())?;
         let client = Client::new(DEFAULT_ADDRESS);
-        let mut heart = Heart { command, child, stdin: Some(stdin), probes, client, interrupt };
+        let mut heart = Heart { command, child, stdin: Some(stdin), said, client, signals };
         let begun = Instant::now();
         let address = loop {
             if let Some(address) = holder_http(&heart.command.dir) {
@@ -173,13 +141,13 @@ impl Heart {
     }
 
     /// What the node said of itself.
-    pub fn probe(&self) -> Option<Probe> {
-        self.probes.try_recv().ok()
+    pub fn said(&self) -> Option<Said> {
+        self.said.try_recv().ok()
     }
 
-    /// How often Ctrl-C was pressed.
-    pub fn interrupted(&self) -> usize {
-        self.interrupt.count()
+    /// Whether Ctrl-C was pressed.
+    pub fn interrupted(&self) -> bool {
+        self.signals.asked()
     }
 
     /// SIGKILL: no handler, no goodbye.
@@ -198,8 +166,8 @@ impl Heart {
     /// As [`Heart::start`].
     pub fn restart(&mut self) -> Result<()> {
         let address = self.client.address().to_string();
-        let (child, stdin, probes) = self.command.spawn(&address, false)?;
-        (self.child, self.stdin, self.probes) = (child, Some(stdin), probes);
+        let (child, stdin, said) = self.command.spawn(&address, false)?;
+        (self.child, self.stdin, self.said) = (child, Some(stdin), said);
         self.answers()
     }
 
@@ -215,12 +183,22 @@ impl Heart {
     }
 
     fn waiting(&mut self, begun: Instant) -> Result<()> {
-        if self.interrupted() > 0 {
+        if self.interrupted() {
             return Err(Error::new(Code::Unreachable, "the node was not waited for"));
         }
         if let Ok(Some(status)) = self.child.try_wait() {
-            // It has said why, on stderr.
-            return Err(Error::new(Code::Unreachable, format!("the node did not start: {status}")));
+            // Until the pipe is at its end: the node has ended, but may not have been heard out.
+            return Err(
+                match self.said.iter().find_map(|said| match said {
+                    Said::Failed(why) => Some(Error::from(why)),
+                    Said::Resumed { .. } => None,
+                }) {
+                    Some(why) => why,
+                    None => {
+                        Error::new(Code::Unreachable, format!("the node did not start: {status}"))
+                    }
+                },
+            );
         }
         if begun.elapsed() > PATIENCE {
             let seconds = PATIENCE.as_secs();
@@ -239,13 +217,12 @@ impl Heart {
     /// # Errors
     /// If it does not stop.
     pub fn stop(mut self) -> Result<Stopped> {
-        drop(self.stdin.take());
+        if let Some(mut stdin) = self.stdin.take() {
+            // If it cannot be told, it has ended.
+            let _ = stdin.write_all(DRAIN);
+        }
         let begun = Instant::now();
         loop {
-            if self.interrupted() > 1 {
-                self.kill()?;
-                return Ok(Stopped::AtOnce);
-            }
             match self.child.try_wait().map_err(|e| Error::io("the node", &e))? {
                 Some(status) if status.success() => return Ok(Stopped::Drained),
                 Some(_) => return Ok(Stopped::Undrained),

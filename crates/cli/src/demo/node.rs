@@ -2,36 +2,60 @@
 
 use std::{io::Read, process::ExitCode, time::Duration};
 
-use millstream::Node;
+use millstream::{Node, Running};
 use millstream_core::{Code, Result};
+use millstream_io::http::ErrorBody;
 use serde::{Deserialize, Serialize};
 
 use super::flow::{fault, flow};
 use crate::args::DemoNode;
 
+/// What the heart says before it closes the pipe, if the node is to work off what it has.
+pub const DRAIN: &[u8] = b"drain";
+
 /// How long a node that is to stop may work off what it has taken in.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// What the node says to its heart beside what its API tells: a line of JSON.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Probe {
-    /// Microseconds from the panic to the next call of the same process.
-    pub resumed_us: u64,
-    /// Departures that the process then remembered.
-    pub departures: u32,
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Said {
+    /// The process that panicked was called again.
+    Resumed {
+        /// Microseconds from the panic to that call.
+        after_us: u64,
+        /// Departures that it then remembered.
+        departures: u32,
+    },
+    /// Why it does not start. The heart says it to people, once, and ends as that error does.
+    Failed(ErrorBody),
 }
 
-impl Probe {
-    /// The line that says so.
-    pub fn resumed(after: Duration, departures: u32) -> String {
-        let probe = Probe { resumed_us: after.as_micros() as u64, departures };
-        serde_json::to_string(&probe).unwrap_or_default()
+impl Said {
+    /// Says it.
+    pub fn say(&self) {
+        println!("{}", serde_json::to_string(self).unwrap_or_default());
     }
 }
 
-/// Runs until the heart closes the pipe, then drains and stops. The exit code says whether all was
-/// worked off.
+/// Runs until the heart closes the pipe, then drains if told to, and stops. The exit code says
+/// whether all was worked off.
 pub fn run(args: &DemoNode) -> Result<ExitCode> {
+    let running = match start(args) {
+        Ok(running) => running,
+        Err(e) => {
+            Said::Failed(ErrorBody::from(&e)).say();
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    // Ends when the heart closes it, or dies.
+    let mut asked = Vec::new();
+    let _ = std::io::stdin().read_to_end(&mut asked);
+    let drained = asked == DRAIN && running.drain(DRAIN_MAX);
+    running.stop();
+    Ok(ExitCode::from(u8::from(!drained)))
+}
+
+fn start(args: &DemoNode) -> Result<Running> {
     if let Some([line, key]) = args.panic_at.as_deref() {
         let line = line.parse().unwrap_or_default();
         fault::inject(fault::Plan { line, key: key.clone() });
@@ -42,9 +66,5 @@ pub fn run(args: &DemoNode) -> Result<ExitCode> {
         other => other?,
     };
     running.deploy(&flow(&args.csv, &args.dir.join("alerts.jsonl"), args.rate))?;
-    // Ends when the heart closes it, or dies.
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    let drained = running.drain(DRAIN_MAX);
-    running.stop();
-    Ok(ExitCode::from(u8::from(!drained)))
+    Ok(running)
 }

@@ -13,6 +13,7 @@ use super::{
     Plan, VICTIM,
     flow::DELAY,
     heart::{AGAIN, Heart},
+    node::Said,
 };
 use crate::{
     ask::letter_line,
@@ -85,7 +86,7 @@ pub fn watch(plan: &Plan, heart: &mut Heart, say: &mut Say) -> Result<Option<Wat
     };
     let kill_at = plan.kill_at();
     loop {
-        if heart.interrupted() > 0 {
+        if heart.interrupted() {
             return Ok(None);
         }
         let (status, flow) = watch.look(heart, say)?;
@@ -147,7 +148,8 @@ impl Watch<'_> {
             say.remark("       event time          rows  processes  alerts  dead  restarts");
             return;
         }
-        self.next_line += Duration::from_secs(1);
+        // Where the machine stood still, lines are left out, and not made up for.
+        self.next_line = Duration::from_secs(second.as_secs() + 1);
         let time = flow.watermark_ms.map_or(Time::MIN, |ms| Time::from_ms(ms) + DELAY);
         let time: String = time.to_string().replace('T', " ").chars().take(16).collect();
         say.remark(format!("{}  {time:16}{}", self.at(), figures(flow)));
@@ -167,8 +169,8 @@ impl Watch<'_> {
                 }
                 continue;
             }
-            if let Some(probe) = heart.probe() {
-                self.seen.restarted = Some((probe.resumed_us, probe.departures));
+            if let Some(Said::Resumed { after_us, departures }) = heart.said() {
+                self.seen.restarted = Some((after_us, departures));
             }
             let resumed = match self.seen.restarted {
                 // The first panic of a program reads its symbols, for the backtrace in the letter.
@@ -219,7 +221,7 @@ impl Watch<'_> {
             match flow.state.as_str() {
                 // The next look says why.
                 "failed" | "stopped" => return Ok(()),
-                _ if heart.interrupted() > 0 => return Ok(()),
+                _ if heart.interrupted() => return Ok(()),
                 "finished" => break,
                 _ if flow.records > left => break,
                 _ => std::thread::sleep(AGAIN),

@@ -8,14 +8,20 @@
 //! *Invariants*
 //! - The file never shrinks, and bytes once written never change.
 //! - A byte beyond the last noted range is nobody's: the file was changed from outside.
+//! - One process writes the file: it holds a lock of the operating system on it, which goes with
+//!   the process, however it dies. Its writers share it, since the one before may still be at work
+//!   when its task is opened again; that they write the same is the note's business.
 //!
 //! *Note, version 1*, little-endian: `0` version · `1` offset u64 · `9` length u64 · `17` xxh3 u64.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    collections::BTreeMap,
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::ErrorKind,
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use arrow_schema::SchemaRef;
@@ -32,6 +38,10 @@ const NOTE_LEN: usize = 25;
 /// Rows are for who runs the node.
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
+/// How long, in tries, a file is waited for that another process holds: it may have been killed
+/// just now, and the system has not let go of it yet.
+const TRIES: u32 = 500;
+const TRY_EVERY: Duration = Duration::from_millis(1);
 
 /// Writes rows as JSON lines to a file, exactly once.
 ///
@@ -84,8 +94,12 @@ impl Sink for JsonLinesSink {
     }
 
     fn file(&self) -> Option<String> {
-        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
-        Some(path.display().to_string())
+        match std::fs::metadata(&self.path) {
+            Ok(about) if about.is_file() && about.nlink() > 1 => {
+                Some(format!("the file of several names with inode {}", about.ino()))
+            }
+            _ => Some(canonical(&self.path).display().to_string()),
+        }
     }
 
     /// # Errors
@@ -95,7 +109,7 @@ impl Sink for JsonLinesSink {
         JsonEncoder::check(&schema)?;
         let path = self.file_path(partition);
         let last = if note.is_empty() { None } else { Some(Note::decode(note)?) };
-        let file = open_or_create(&path)?;
+        let file = hold(&path, open_or_create(&path)?)?;
         let len = file.metadata().map_err(|e| Error::io(path.display(), &e))?.len();
         let start = match last {
             Some(note) => {
@@ -147,7 +161,7 @@ impl Note {
 
 struct FileWriter {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     encoder: JsonEncoder,
     /// Where the next turn's bytes go: behind the last written one.
     next: u64,
@@ -261,6 +275,47 @@ fn in_the_way(path: &Path, len: u64) -> Error {
     )
     .help("move it away, or choose another path")
     .help("or write behind them: JsonLinesFile::create(..).append()")
+}
+
+/// The path without links, also of what is not there yet.
+fn canonical(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(path), ..) => path,
+        (Err(_), Some(above), Some(name)) => canonical(above).join(name),
+        _ => path,
+    }
+}
+
+/// The files that this process writes, by device and inode.
+static HELD: Mutex<BTreeMap<(u64, u64), Weak<File>>> = Mutex::new(BTreeMap::new());
+
+/// The file, locked against other processes until its last writer here has gone.
+fn hold(path: &Path, file: File) -> Result<Arc<File>> {
+    let about = file.metadata().map_err(|e| Error::io(path.display(), &e))?;
+    let (id, file) = ((about.dev(), about.ino()), Arc::new(file));
+    for _ in 0..TRIES {
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|_, file| file.strong_count() > 0);
+        if let Some(file) = held.get(&id).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        // Where a file system has no locks, nobody is kept away.
+        if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            held.insert(id, Arc::downgrade(&file));
+            return Ok(file);
+        }
+        drop(held);
+        std::thread::sleep(TRY_EVERY);
+    }
+    Err(being_written(path))
+}
+
+fn being_written(path: &Path) -> Error {
+    let message = format!("{} is being written by another program", path.display());
+    Error::new(Code::InUse, message).help(
+        "is it a node? a file is one sink's alone: stop that node, or give the sink another path",
+    )
 }
 
 fn open_or_create(path: &Path) -> Result<File> {

@@ -86,7 +86,7 @@ async fn durable(node: &Shared, ticket: Ticket) -> Result<()> {
     let begun = Instant::now();
     while !node.engine().durable(ticket) {
         if begun.elapsed() > ANSWER_MAX {
-            return Err(busy("the disk").help("is it full? see: millstream status"));
+            return Err(busy("the disk").help("is it full? see `millstream status`"));
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -167,6 +167,13 @@ pub struct Options {
 /// A request that is not taken, and how that is answered.
 struct Refused(StatusCode, Box<ErrorBody>);
 
+impl Refused {
+    fn help(mut self, line: &str) -> Refused {
+        self.1.help.push(line.into());
+        self
+    }
+}
+
 impl From<Refused> for Response {
     fn from(Refused(status, body): Refused) -> Response {
         failed(status, &body)
@@ -269,11 +276,16 @@ fn admit(node: &Shared, source: &Registered) -> Result<(), Refused> {
     if node.node.accepts(&source.flow) {
         return Ok(());
     }
-    Err(behind(match node.node.engine().health().error.map(|e| e.code()) {
-        Some(Code::DiskFull) => "its disk is full",
-        Some(_) => "its disk cannot be written",
-        None => "its streams hold more than they should",
-    }))
+    let health = node.node.engine().health();
+    Err(match health.error.map(|e| e.code()) {
+        // Whether or not the disk is full, too: this is the nearer one.
+        _ if health.full => behind("the node stores as much as it may (`disk_bytes_max`)").help(
+            "if it stays so, let who runs the node raise `disk_bytes_max`, or see what is not read",
+        ),
+        Some(Code::DiskFull) => behind("the node's disk is full"),
+        Some(_) => behind("the node's disk cannot be written"),
+        None => behind("it works off what it has, or pauses after too many bad records"),
+    })
 }
 
 async fn read(body: Body) -> Result<Bytes, Refused> {

@@ -253,7 +253,7 @@ fn cannot_listen(address: SocketAddr, e: &std::io::Error) -> Error {
     match e.kind() {
         std::io::ErrorKind::AddrInUse => {
             Error::new(Code::InUse, format!("{address} is in use by another program"))
-                .help(format!("is it a node? ask it:    millstream status --node {address}"))
+                .help(format!("is it a node? ask it:    `millstream status --node {address}`"))
                 .help("or take another port:    --listen 127.0.0.1:0 takes any free one")
         }
         std::io::ErrorKind::PermissionDenied => {

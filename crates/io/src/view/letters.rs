@@ -148,7 +148,7 @@ pub fn letter(engine: &dyn Engine, flow: Option<&str>, n: u64) -> Result<LetterV
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => Err(Error::new(Code::Unknown, format!("there is no dead letter {n}"))
-            .help(format!("there are {known}, numbered from 1: millstream dead list"))),
+            .help(format!("there are {known}, numbered from 1: `millstream dead list`"))),
         _ => {
             let flows: Vec<String> = found.into_iter().map(|letter| letter.flow).collect();
             Err(Error::new(Code::Unknown, format!("several flows have a dead letter {n}"))

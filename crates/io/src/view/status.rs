@@ -26,8 +26,9 @@ pub struct Status {
     pub http: String,
     /// Whether it takes nothing in any more.
     pub draining: bool,
-    /// Whether handlers were given up so often that the process should be replaced.
-    pub worn_out: bool,
+    /// Why the process should be replaced, as printed: handlers that never returned; empty if it
+    /// need not be.
+    pub worn_out: String,
     /// A task that was in the middle of a step, as `flow/stage/task`; empty if none was.
     pub in_step: String,
     /// The flows, by name.
@@ -78,6 +79,9 @@ pub struct StageView {
     pub read: u64,
     /// Times its tasks were opened again since the node started.
     pub reopened: u64,
+    /// How often each row gets to its sink: `exactly once`, `at least once`; empty if it has none,
+    /// or no node runs.
+    pub each_row: String,
 }
 
 impl FlowView {
@@ -98,7 +102,7 @@ pub fn status(engine: &dyn Engine, node: Option<&Node>) -> Result<Status> {
         version: env!("CARGO_PKG_VERSION").into(),
         running: node.is_some(),
         draining: node.is_some_and(|n| n.is_draining()),
-        worn_out: node.is_some_and(|n| n.worn_out().is_some()),
+        worn_out: node.and_then(Node::worn_out).map(|e| e.to_string()).unwrap_or_default(),
         in_step: in_step.map(|task| task.path.to_string()).unwrap_or_default(),
         flows: flows(engine, node)?,
         engine: engine.stats(),
@@ -150,6 +154,7 @@ pub fn flows(engine: &dyn Engine, node: Option<&Node>) -> Result<Vec<FlowView>> 
         let entry = stages.entry(task.path.stage).or_default();
         entry.keys += task.keys as u64;
         entry.reopened += task.stats.opens.saturating_sub(1);
+        entry.each_row = task.promise.map(|promise| promise.to_string()).unwrap_or_default();
     }
     let ledger = engine.ledger();
     let streams = engine.streams();

@@ -69,7 +69,7 @@ pub fn resolve(engine: &dyn Engine, name: &str) -> Result<StreamInfo> {
             let error = Error::new(Code::Unknown, format!("there is no stream `{name}`"));
             Err(match nearest(name, names) {
                 Some(near) => error.help(format!("did you mean `{near}`?")),
-                None => error.help("see all: millstream streams list"),
+                None => error.help("see all: `millstream streams list`"),
             })
         }
         several => {

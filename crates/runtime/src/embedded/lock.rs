@@ -22,8 +22,11 @@ use super::{
 use crate::disk::{OsDisk, create_dir};
 
 const NAME: &str = "LOCK";
-/// How long whoever asks for the holder may keep a node from starting.
-const LOOK_MAX: Duration = Duration::from_secs(1);
+/// How long a start waits for a directory that is held: by somebody who asks who holds it, which is
+/// soon over, or by a process that was killed and of which the system has not let go yet.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// How often it tries meanwhile.
+const TRY_EVERY: Duration = Duration::from_millis(1);
 
 /// Who holds a directory.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -45,6 +48,16 @@ impl DirLock {
     /// # Errors
     /// [`Code::InUse`] naming who holds it.
     pub fn take(dir: &Path) -> Result<DirLock> {
+        // Clock: a start may wait a moment; there is no task yet.
+        let begun = Instant::now();
+        DirLock::take_while(dir, || {
+            std::thread::sleep(TRY_EVERY);
+            begun.elapsed() < WAIT_MAX
+        })
+    }
+
+    /// As [`DirLock::take`]; asks after each try whether to try again.
+    fn take_while(dir: &Path, mut again: impl FnMut() -> bool) -> Result<DirLock> {
         create_dir(dir).map_err(|e| Error::io(dir.display(), &e))?;
         let path = dir.join(NAME);
         let io = |e: std::io::Error| Error::io(path.display(), &e);
@@ -56,19 +69,12 @@ impl DirLock {
             .mode(0o600)
             .open(&path)
             .map_err(io)?;
-        // Clock: a start may wait a moment; there is no task yet.
-        let begun = Instant::now();
         loop {
-            match (file.try_lock(), begun.elapsed() < LOOK_MAX) {
-                (Ok(()), _) => break,
-                (Err(TryLockError::Error(e)), _) => return Err(io(e)),
-                // Somebody who asks who holds the directory holds it for the moment himself,
-                // shared: that is no node, and soon over.
-                (Err(TryLockError::WouldBlock), true) if file.try_lock_shared().is_ok() => {
-                    file.unlock().map_err(io)?;
-                    std::thread::yield_now();
-                }
-                (Err(TryLockError::WouldBlock), _) => return Err(in_use(dir, &mut file)),
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(e)) => return Err(io(e)),
+                Err(TryLockError::WouldBlock) if again() => {}
+                Err(TryLockError::WouldBlock) => return Err(in_use(dir, &mut file)),
             }
         }
         let lock = DirLock { path, file: Mutex::new(file) };
@@ -130,7 +136,7 @@ fn in_use(dir: &Path, file: &mut File) -> Error {
     match http {
         Some(http) => error
             .help(format!(
-                "talk to it:             millstream status --node {}",
+                "talk to it:             `millstream status --node {}`",
                 http.trim_start_matches("http://")
             ))
             .help("or use another place:   --data DIR"),
@@ -171,4 +177,25 @@ pub fn open_read_only(dir: &Path, options: Options) -> Result<Arc<EmbeddedEngine
             .help("name the directory of a node: --data DIR"));
     }
     EmbeddedEngine::read_only(options, Arc::new(OsDisk::new(dir))).map_err(|e| placed(dir, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_let_go_in_time_is_taken() {
+        let dir = std::env::temp_dir().join(format!("millstream-let-go-{}", std::process::id()));
+        let mut dying = Some(DirLock::take(&dir).unwrap());
+        let mut tries = 0;
+        let refused = DirLock::take_while(&dir, || {
+            tries += 1;
+            tries < 3
+        });
+        assert_eq!((refused.err().map(|e| e.code()), tries), (Some(Code::InUse), 3));
+        // The second try finds it free.
+        let taken = DirLock::take_while(&dir, || dying.take().is_some());
+        assert!(taken.is_ok(), "{:?}", taken.err());
+        drop(std::fs::remove_dir_all(dir));
+    }
 }

@@ -178,3 +178,22 @@ fn a_folder_has_a_part_for_each_partition() {
     assert_eq!(text(&dir.path("parts/part-3.jsonl")), "{\"a\":1}\n");
     assert_eq!(text(&dir.path("p2/part-3.jsonl")), "{\"a\":1}\n");
 }
+
+#[test]
+fn a_file_that_another_program_writes_is_left_to_it() {
+    let dir = Dir::new();
+    let path = dir.path("out");
+    let sink = JsonLinesFile::create(&path);
+    // The writer before may still be at work when its task is opened again.
+    let before = open(&sink, &[]);
+    drop((open(&sink, &[]), before));
+    let other = File::open(&path).unwrap();
+    other.lock().unwrap();
+    let error = sink.open(0, one(), &[]).err().unwrap().to_string();
+    let expected = "\
+error[M0007]: DIR/out is being written by another program
+  = is it a node? a file is one sink's alone: stop that node, or give the sink another path";
+    assert_eq!(error.replace(&dir.0.display().to_string(), "DIR"), expected);
+    drop(other);
+    open(&sink, &[]);
+}
