@@ -299,6 +299,7 @@ mod tests {
         assert_eq!(queue.pop(Time::from_ms(4)), None);
         assert_eq!(queue.pop(Time::from_ms(5)), Some(slot));
     }
+
     #[test]
     fn a_task_that_is_started_again_waits_until_its_worker_lets_go_of_it() {
         let queue = Queue::default();
