@@ -1,7 +1,7 @@
 //! The columns of a row, found by name; a guess from the row before makes finding them cheap.
 
-use arrow_array::ArrayRef;
-use arrow_schema::FieldRef;
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_schema::{FieldRef, SchemaRef};
 use millstream_core::Result;
 
 use crate::column::{Column, Decode};
@@ -103,6 +103,13 @@ impl Fields {
 
     pub fn truncate(&mut self, rows: usize) {
         self.columns.iter_mut().for_each(|c| c.truncate(rows));
+    }
+
+    /// Takes out `n` rows of `schema`, which these columns were made from.
+    pub fn rows(&mut self, schema: &SchemaRef, n: usize) -> RecordBatch {
+        let options = RecordBatchOptions::new().with_row_count(Some(n));
+        RecordBatch::try_new_with_options(schema.clone(), self.finish(), &options)
+            .expect("the columns were made from the schema")
     }
 
     pub fn finish(&mut self) -> Vec<ArrayRef> {

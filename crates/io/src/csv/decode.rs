@@ -1,6 +1,5 @@
 //! Records into columns.
 
-use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
 use millstream_core::{Code, Error, Result, Time};
 
@@ -125,10 +124,7 @@ impl CsvDecoder {
             at = end + 1;
         }
         self.places_hint = places.len() + places.len() / 16;
-        let options = RecordBatchOptions::new().with_row_count(Some(places.len()));
-        let rows = self.fields.finish();
-        let rows = RecordBatch::try_new_with_options(self.schema.clone(), rows, &options)
-            .expect("the columns were made from the schema");
+        let rows = self.fields.rows(&self.schema, places.len());
         Decoded { rows, places, undecodable: bad, skipped }
     }
 
