@@ -161,18 +161,21 @@ impl Sessions {
         let mut closed = Vec::new();
         let mut state = Advance::Done;
         let watermark = scope.watermark.ms();
+        // Failed firings count, too: each leaves a letter in the turn.
+        let fired_max = scope.out.counters.fired.saturating_add(budget as u64);
         while let Some(&Reverse((due, entry))) = self.due.peek() {
             if due > watermark {
                 break;
             }
-            if closed.len() >= budget {
+            let left = (fired_max - scope.out.counters.fired) as usize;
+            if left == 0 {
                 state = Advance::More;
                 break;
             }
             self.due.pop();
             self.taken.push((due, entry));
             if self.table.is_used(entry) {
-                self.close(entry, watermark, &mut closed, scope)?;
+                self.close(entry, watermark, left, &mut closed, scope)?;
             }
         }
         if !closed.is_empty() {
@@ -182,10 +185,13 @@ impl Sessions {
         Ok(state)
     }
 
+    /// Closes the key's sessions that have ended, at most `left`; each of the others has an entry
+    /// of its own.
     fn close(
         &mut self,
         entry: EntryId,
         watermark: i64,
+        left: usize,
         closed: &mut Vec<Closed>,
         scope: &mut Scope<'_>,
     ) -> Result<()> {
@@ -193,7 +199,7 @@ impl Sessions {
         let value = self.table.value_mut(entry)?;
         let Some(mut open) = value.take() else { return Ok(()) };
         let ended = open.0.partition_point(|s| s.last.saturating_add(self.gap) <= watermark);
-        let ended: Vec<Session> = open.0.drain(..ended).collect();
+        let ended: Vec<Session> = open.0.drain(..ended.min(left)).collect();
         if !open.0.is_empty() {
             *value = Some(open);
         }
