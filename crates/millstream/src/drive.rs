@@ -22,6 +22,13 @@ pub fn turn(
     (out, state)
 }
 
+/// A turn that is undone.
+pub fn undone_turn(operator: &mut dyn Operator, rows: Option<&Batch>, watermark: Time) {
+    run(operator, rows, watermark, usize::MAX).unwrap();
+    operator.tables().into_iter().for_each(|t| t.undo());
+    operator.undone();
+}
+
 fn run(
     operator: &mut dyn Operator,
     rows: Option<&Batch>,
