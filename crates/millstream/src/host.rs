@@ -46,6 +46,8 @@ use crate::{
 
 /// The hidden timer behind idle expiry.
 const IDLE: &str = "$idle";
+/// Entries of a heap beside two for each process; with more it is tidied up.
+const SPARE_MAX: usize = 1_024;
 
 /// What happens to an event whose handler fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -408,6 +410,28 @@ impl<P: Process> ProcessHost<P> {
         Ok(())
     }
 
+    /// Leaves in a heap that has grown long one entry for each process that has timers; one that
+    /// ends, or whose timers move, leaves its old entries behind.
+    ///
+    /// Only between turns: an undo could need what is dropped here.
+    fn tidy(&mut self) {
+        for (clock, heap) in self.heaps.iter_mut().enumerate() {
+            if heap.len() <= 2 * self.table.len() + SPARE_MAX {
+                continue;
+            }
+            let mut held: Vec<EntryId> = heap.drain().map(|Reverse((_, entry))| entry).collect();
+            held.sort_unstable();
+            held.dedup();
+            for entry in held {
+                // Read back, it relies on no entry but one no later than its earliest timer.
+                self.table.forget(entry);
+                let timers = self.table.sealed_value(entry).and_then(sealed_timers);
+                let due = timers.and_then(|timers| timers.earliest(clock));
+                heap.extend(due.map(|due| Reverse((due, entry))));
+            }
+        }
+    }
+
     /// Hands over what units have emitted.
     fn flush(&mut self, scope: &mut Scope<'_>) -> Result<()> {
         let effects = std::mem::take(&mut self.effects);
@@ -642,16 +666,14 @@ impl<P: Process> Operator for ProcessHost<P> {
 
     fn sealed(&mut self) {
         self.popped.clear();
+        self.tidy();
     }
 
     fn restored(&mut self) -> millstream_core::Result<()> {
         let heaps = &mut self.heaps;
         let mut strangers: Strangers = BTreeMap::new();
         self.table.for_each_sealed(|entry, _, value| {
-            if let Some(mut rest) = value.get(2..)
-                && rest.get(..2) != Some(&[0, 0])
-                && let Ok(timers) = Timers::decode(&mut rest)
-            {
+            if let Some(timers) = sealed_timers(value) {
                 for (clock, heap) in heaps.iter_mut().enumerate() {
                     heap.extend(timers.earliest(clock).map(|due| Reverse((due, entry))));
                 }
@@ -699,7 +721,15 @@ fn check_versions<P: Process>(kind: &str, found: &Strangers) -> millstream_core:
     Ok(())
 }
 
+/// The timers in a process's sealed bytes.
+fn sealed_timers(bytes: &[u8]) -> Option<Timers> {
+    Timers::decode(&mut bytes.get(2..)?).ok()
+}
+
 /// The state in a process's committed bytes.
 pub(crate) fn decode_state<P: Process>(bytes: &[u8]) -> Result<P> {
     Cell::<P>::decode(bytes).map(|cell| cell.state)
 }
+
+#[cfg(test)]
+mod tests;

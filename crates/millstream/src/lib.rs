@@ -45,6 +45,8 @@
 //! [`Aggregate`] what is counted, [`Node`] runs it, and [`test::TestNode`] runs it in a test, with
 //! time and crashes in the test's hand.
 
+#[cfg(test)]
+mod drive;
 mod flow;
 mod host;
 mod inspect;

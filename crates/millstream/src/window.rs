@@ -174,3 +174,6 @@ impl Operator for WindowOperator {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

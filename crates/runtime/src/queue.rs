@@ -7,8 +7,7 @@
 //! that comes meanwhile is remembered.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -33,7 +32,8 @@ pub enum Next {
 struct Inner {
     tasks: Vec<TaskEntry>,
     flows: BTreeMap<usize, FlowQueue>,
-    timers: BinaryHeap<Reverse<(Time, SlotId)>>,
+    /// When tasks are woken, the earliest first: at most one time for each.
+    timers: BTreeSet<(Time, SlotId)>,
     /// Workers that wait. Waking nobody would still be a call to the kernel, per frame.
     waiting: usize,
     closed: bool,
@@ -50,6 +50,8 @@ struct TaskEntry {
     leaving: bool,
     /// Whether it is to run: then it is among its flow's ready ones, unless it runs.
     woken: bool,
+    /// Its place among the timers.
+    timer: Option<Time>,
 }
 
 #[derive(Default)]
@@ -83,9 +85,15 @@ impl Queue {
             .flows
             .entry(flow)
             .or_insert_with(|| FlowQueue { used: least, ..FlowQueue::default() });
-        let off =
-            TaskEntry { flow, first, on: false, running: false, leaving: false, woken: false };
-        inner.tasks.push(off);
+        inner.tasks.push(TaskEntry {
+            flow,
+            first,
+            on: false,
+            running: false,
+            leaving: false,
+            woken: false,
+            timer: None,
+        });
         inner.tasks.len() - 1
     }
 
@@ -137,9 +145,10 @@ impl Queue {
         if inner.closed {
             return None;
         }
-        let due = inner.timers.peek().map(|Reverse((due, _))| {
-            Duration::from_millis(due.ms().saturating_sub(now.ms()).max(1) as u64)
-        });
+        let due = inner
+            .timers
+            .first()
+            .map(|(due, _)| Duration::from_millis(due.ms().saturating_sub(now.ms()).max(1) as u64));
         let wait = due.map_or(wait, |due| due.min(wait));
         inner.waiting += 1;
         let (mut inner, _) =
@@ -176,7 +185,7 @@ impl Queue {
 
     /// When the next timer is due.
     pub fn next_due(&self) -> Option<Time> {
-        self.lock().timers.peek().map(|Reverse((due, _))| *due)
+        self.lock().timers.first().map(|(due, _)| *due)
     }
 
     /// Whether none of these tasks of one flow is ready or runs, and how often any task of the flow
@@ -226,17 +235,28 @@ impl Inner {
         let woken = std::mem::take(&mut task.woken);
         match next {
             Next::Off => self.switch_off(slot),
-            Next::Wait(at) if !woken => self.timers.extend(at.map(|at| Reverse((at, slot)))),
+            Next::Wait(Some(at)) if !woken => self.set_timer(slot, at),
+            // One that waits for something else has not looked at the clock: its timer stands.
+            Next::Wait(None) if !woken => {}
             Next::Now | Next::Wait(_) => self.wake(slot),
         }
     }
 
+    /// Wakes a task at this time, instead of the one said before.
+    fn set_timer(&mut self, slot: SlotId, at: Time) {
+        if let Some(old) = self.tasks[slot].timer.replace(at) {
+            self.timers.remove(&(old, slot));
+        }
+        self.timers.insert((at, slot));
+    }
+
     fn pop(&mut self, now: Time) -> Option<SlotId> {
-        while let Some(Reverse((due, slot))) = self.timers.peek().copied() {
+        while let Some(&(due, slot)) = self.timers.first() {
             if due > now {
                 break;
             }
-            self.timers.pop();
+            self.timers.pop_first();
+            self.tasks[slot].timer = None;
             self.wake(slot);
         }
         let flow =
@@ -298,6 +318,23 @@ mod tests {
         assert!(queue.done(slot, Duration::ZERO, Next::Wait(Some(Time::from_ms(5)))));
         assert_eq!(queue.pop(Time::from_ms(4)), None);
         assert_eq!(queue.pop(Time::from_ms(5)), Some(slot));
+    }
+
+    #[test]
+    fn a_task_that_puts_off_its_timer_again_and_again_has_one() {
+        let queue = Queue::default();
+        let slot = queue.add(0, false);
+        queue.switch_on(slot);
+        for n in 1..=100_000 {
+            assert_eq!(queue.pop(Time::MIN), Some(slot));
+            assert!(queue.done(slot, Duration::ZERO, Next::Wait(Some(Time::from_ms(n)))));
+            queue.wake(slot);
+        }
+        assert_eq!(queue.lock().timers.len(), 1);
+        assert_eq!(queue.pop(Time::MIN), Some(slot));
+        assert!(queue.done(slot, Duration::ZERO, Next::Wait(None)));
+        assert_eq!(queue.pop(Time::from_ms(99_999)), None, "it was put off");
+        assert_eq!(queue.pop(Time::from_ms(100_000)), Some(slot), "its timer stands");
     }
 
     #[test]

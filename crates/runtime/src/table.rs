@@ -335,6 +335,12 @@ impl<V: Value> Table<V> {
         }
     }
 
+    /// The value's bytes as of the last seal; `None` if the key had none then, or was removed.
+    pub fn sealed_value(&self, entry: EntryId) -> Option<&[u8]> {
+        let e = &self.entries[entry.0 as usize];
+        (e.used && e.sealed).then(|| &e.bytes[usize::from(e.key_len)..])
+    }
+
     /// Makes a touched entry's value, which is saved, its base.
     fn seal_entry(&mut self, at: u32, delta: &mut Delta) {
         let entry = &mut self.entries[at as usize];
@@ -441,9 +447,7 @@ impl<V: Value> StateTable for Table<V> {
     }
 
     fn sealed(&self, key: &[u8]) -> Option<&[u8]> {
-        let entry = self.find(millstream_core::key::hash(key), key)?;
-        let e = &self.entries[entry.0 as usize];
-        e.sealed.then(|| &e.bytes[usize::from(e.key_len)..])
+        self.sealed_value(self.find(millstream_core::key::hash(key), key)?)
     }
 }
 

@@ -159,17 +159,20 @@ impl Panes {
     pub fn advance(&mut self, budget: usize, scope: &mut Scope<'_>) -> Result<Advance> {
         let mut closed = Vec::new();
         let mut state = Advance::Done;
+        // Failed firings count, too: each leaves a letter in the turn.
+        let fired_max = scope.out.counters.fired.saturating_add(budget as u64);
         while let Some(mut first) = self.open.first_entry() {
             let end = *first.key();
             if end > scope.watermark.ms() {
                 break;
             }
-            if closed.len() >= budget {
+            let left = (fired_max - scope.out.counters.fired) as usize;
+            if left == 0 {
                 state = Advance::More;
                 break;
             }
             let entries = first.get_mut();
-            let rest = entries.len().saturating_sub(budget - closed.len());
+            let rest = entries.len().saturating_sub(left);
             let now = entries.split_off(rest);
             if entries.is_empty() {
                 first.remove();

@@ -66,7 +66,7 @@ pub(crate) struct Sessions {
     columns: Columns,
     gap: i64,
     table: Table<Open>,
-    /// When a session may close; an entry may be outdated, but none is missing.
+    /// When sessions may close: for each key an entry no later than the end of its first one.
     due: BinaryHeap<Reverse<(i64, EntryId)>>,
     taken: Vec<(i64, EntryId)>,
 }
@@ -148,7 +148,10 @@ impl Sessions {
             self.columns.merge(&mut merged, &session.sums)?;
             session.sums = merged;
         }
-        self.due.push(Reverse((session.last.saturating_add(self.gap), entry)));
+        if joined == 0 {
+            // One that grows keeps the entry it has: that one is put off when it comes up.
+            self.due.push(Reverse((session.last.saturating_add(self.gap), entry)));
+        }
         open.0.insert(before, session);
         Ok(())
     }
@@ -161,18 +164,24 @@ impl Sessions {
         let mut closed = Vec::new();
         let mut state = Advance::Done;
         let watermark = scope.watermark.ms();
+        // Failed firings count, too: each leaves a letter in the turn.
+        let fired_max = scope.out.counters.fired.saturating_add(budget as u64);
         while let Some(&Reverse((due, entry))) = self.due.peek() {
             if due > watermark {
                 break;
             }
-            if closed.len() >= budget {
+            let left = (fired_max - scope.out.counters.fired) as usize;
+            if left == 0 {
                 state = Advance::More;
                 break;
             }
             self.due.pop();
+            if self.taken.last() == Some(&(due, entry)) {
+                continue; // of two that grew together, or set twice since a turn was undone
+            }
             self.taken.push((due, entry));
             if self.table.is_used(entry) {
-                self.close(entry, watermark, &mut closed, scope)?;
+                self.close(entry, watermark, left, &mut closed, scope)?;
             }
         }
         if !closed.is_empty() {
@@ -182,10 +191,13 @@ impl Sessions {
         Ok(state)
     }
 
+    /// Closes the key's sessions that have ended, at most `left`, and puts the key off until the
+    /// first of the others ends.
     fn close(
         &mut self,
         entry: EntryId,
         watermark: i64,
+        left: usize,
         closed: &mut Vec<Closed>,
         scope: &mut Scope<'_>,
     ) -> Result<()> {
@@ -193,8 +205,9 @@ impl Sessions {
         let value = self.table.value_mut(entry)?;
         let Some(mut open) = value.take() else { return Ok(()) };
         let ended = open.0.partition_point(|s| s.last.saturating_add(self.gap) <= watermark);
-        let ended: Vec<Session> = open.0.drain(..ended).collect();
-        if !open.0.is_empty() {
+        let ended: Vec<Session> = open.0.drain(..ended.min(left)).collect();
+        if let Some(first) = open.0.first() {
+            self.due.push(Reverse((first.last.saturating_add(self.gap), entry)));
             *value = Some(open);
         }
         for session in ended {
@@ -233,7 +246,67 @@ impl Sessions {
         let (due, gap) = (&mut self.due, self.gap);
         self.table.for_each_sealed(|entry, _, value| {
             let sessions = Open::decode(value).unwrap_or_default();
-            due.extend(sessions.0.iter().map(|s| Reverse((s.last.saturating_add(gap), entry))));
+            due.extend(sessions.0.first().map(|s| Reverse((s.last.saturating_add(gap), entry))));
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        Aggregate, Window,
+        drive::turn,
+        window::{
+            WindowOperator,
+            tests::{batch, operator},
+        },
+    };
+
+    const GAP: i64 = 10;
+
+    fn sessions() -> WindowOperator {
+        let window = Window::session("ts", Duration::from_millis(GAP as u64));
+        operator(&window, Aggregate::count("n"))
+    }
+
+    fn entries(operator: &WindowOperator) -> usize {
+        match operator {
+            WindowOperator::Sessions(sessions) => sessions.due.len(),
+            WindowOperator::Panes(_) => unreachable!("they are sessions"),
+        }
+    }
+
+    #[test]
+    fn a_session_that_grows_has_one_entry_in_the_heap_and_closes_once() {
+        let mut operator = sessions();
+        for n in 0..100 {
+            let rows = batch((n * 1_000..(n + 1) * 1_000).map(|time| ("k".to_string(), time)));
+            // The watermark follows behind, as from a source with some lateness.
+            let watermark = Time::from_ms(n * 1_000 - 5_000);
+            let (out, _) = turn(&mut operator, Some(&rows), watermark, 64);
+            assert_eq!((out.counters.fired, entries(&operator)), (0, 1), "{n}");
+        }
+        let (out, state) = turn(&mut operator, None, Time::from_ms(99_999 + GAP), 64);
+        assert_eq!((out.counters.fired, state, entries(&operator)), (1, Advance::Done, 0));
+    }
+
+    #[test]
+    fn sessions_that_grow_together_and_those_behind_them_close_once() {
+        let mut operator = sessions();
+        // Sessions at 0, 20, .. 1,980; the rows between them join them in tens.
+        let apart = (0..100).map(|n| n * 2 * GAP);
+        let joining = apart.clone().filter(|time| time % 200 != 180).map(|time| time + GAP);
+        let rows = batch(apart.chain(joining).map(|time| ("k".to_string(), time)));
+        turn(&mut operator, Some(&rows), Time::MIN, 64);
+        let mut fired = Vec::new();
+        for watermark in [0, 180, 190, 191, 1_000, 1_980 + GAP] {
+            let (out, _) = turn(&mut operator, None, Time::from_ms(watermark), 64);
+            fired.push(out.counters.fired);
+        }
+        assert_eq!(fired, [0, 0, 1, 0, 4, 5]);
+        assert_eq!(entries(&operator), 0);
     }
 }
