@@ -13,6 +13,8 @@ pub const GROWTH: usize = 400;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub key: String,
+    /// Beside the key a second one, which may be missing.
+    pub zone: Option<i64>,
     pub ts: i64,
     pub v: i64,
 }
@@ -142,7 +144,8 @@ impl Process for Total {
             ctx.send::<Total>(&Key::text(&format!("total-{to}")), &on)?;
         } else {
             let key = format!("mail-{}", t.to);
-            ctx.send::<Account>(&Key::text(&key), &Row { key: key.clone(), ts: 0, v: 6 })?;
+            let row = Row { key: key.clone(), zone: None, ts: 0, v: 6 };
+            ctx.send::<Account>(&Key::text(&key), &row)?;
         }
         Ok(())
     }
@@ -195,6 +198,8 @@ pub struct Plan {
     pub expires: bool,
     /// So often can the state of an account grow; once more is too much.
     pub grows_max: Option<usize>,
+    /// Windows, and what reads their late rows, have a key of two columns.
+    pub zoned: bool,
     /// What is late for the windows is read.
     pub reads_late: bool,
     /// A second source meets the first before the windows.
@@ -274,8 +279,9 @@ impl Plan {
                 .connect("as_they_are"),
             false => flow,
         };
+        let keys = if self.zoned { &["key", "zone"][..] } else { &["key"] };
         let flow = flow
-            .key_by("key")
+            .key_by_all(keys)
             .window(
                 "windows",
                 window,
@@ -292,7 +298,7 @@ impl Plan {
             true => flow
                 .from_side("windows", "$late")
                 .sink("late", JsonLinesFile::create("late.jsonl"))
-                .key_by("key")
+                .key_by_all(keys)
                 .process::<Latecomer>("latecomer", OnError::DeadLetter),
             false => flow,
         };

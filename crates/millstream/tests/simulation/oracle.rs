@@ -231,14 +231,27 @@ struct Windows<'a> {
     open: HashMap<(String, i64), Pot>,
 }
 
+/// The key that windows have, as it is shown.
+pub fn window_key(plan: &Plan, key: &str, zone: Option<i64>) -> String {
+    match zone {
+        _ if !plan.zoned => key.to_string(),
+        Some(zone) => format!("{key},{zone}"),
+        None => format!("{key},null"),
+    }
+}
+
 impl Windows<'_> {
+    fn key(&self, row: &Row) -> String {
+        window_key(self.plan, &row.key, row.zone)
+    }
+
     fn add(&mut self, e: &mut Expected, row: &Row, line: u64, stamp: i64) {
         if row.v % 101 == 5 {
             // The aggregate fails unless the row is late for everything.
             if self.is_late(row, stamp) {
                 self.late(e, row, line);
             } else {
-                e.dead("windows", "record", line, &row.key);
+                e.dead("windows", "record", line, &self.key(row));
             }
             return;
         }
@@ -251,7 +264,7 @@ impl Windows<'_> {
             _ => {
                 for start in self.starts(row.ts) {
                     if start + self.plan.size_ms > stamp {
-                        let pot = self.open.entry((row.key.clone(), start)).or_insert(Pot {
+                        let pot = self.open.entry((self.key(row), start)).or_insert(Pot {
                             first: start,
                             last: start + self.plan.size_ms,
                             values: Vec::new(),
@@ -269,10 +282,10 @@ impl Windows<'_> {
             return;
         }
         if row.v % 29 == 3 {
-            e.dead("latecomer", "record", line, &row.key);
+            e.dead("latecomer", "record", line, &self.key(row));
             return;
         }
-        let latecomer = e.latecomers.entry(row.key.clone()).or_default();
+        let latecomer = e.latecomers.entry(self.key(row)).or_default();
         latecomer.n += 1;
         latecomer.sum += row.v;
         // What is too late for a window is before the watermark, too.
@@ -300,7 +313,8 @@ impl Windows<'_> {
 
     fn session(&mut self, e: &mut Expected, row: &Row, stamp: i64) {
         let gap = self.plan.size_ms;
-        let mine = |k: &(String, i64)| k.0 == row.key;
+        let own = self.key(row);
+        let mine = |k: &(String, i64)| k.0 == own;
         let closed: Vec<_> = self
             .open
             .iter()
@@ -324,7 +338,7 @@ impl Windows<'_> {
             pot.last = pot.last.max(other.last);
             pot.values.extend(other.values);
         }
-        self.open.insert((row.key.clone(), pot.first), pot);
+        self.open.insert((own, pot.first), pot);
     }
 
     fn end(&mut self, e: &mut Expected) {
