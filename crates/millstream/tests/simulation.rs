@@ -80,7 +80,8 @@ fn check_coverage(all: &[Ran]) {
         println!("{name}: {n} of {}", all.len());
         assert!(0 < n && n < all.len(), "drawn always or never: {name}");
     }
-    let done: [Met<Ran>; 8] = [
+    let done: [Met<Ran>; 9] = [
+        ("mean of nothing", |r| r.no_mean),
         ("process with a key of two columns", |r| r.zoned),
         ("key without one of its columns", |r| r.no_zone),
         ("record before its time", |r| r.before_time),

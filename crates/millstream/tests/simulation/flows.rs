@@ -17,6 +17,8 @@ pub struct Row {
     pub zone: Option<i64>,
     pub ts: i64,
     pub v: i64,
+    /// What is not always there, for a mean.
+    pub maybe: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -144,7 +146,7 @@ impl Process for Total {
             ctx.send::<Total>(&Key::text(&format!("total-{to}")), &on)?;
         } else {
             let key = format!("mail-{}", t.to);
-            let row = Row { key: key.clone(), zone: None, ts: 0, v: 6 };
+            let row = Row { key: key.clone(), zone: None, ts: 0, v: 6, maybe: None };
             ctx.send::<Account>(&Key::text(&key), &row)?;
         }
         Ok(())
@@ -290,6 +292,7 @@ impl Plan {
                     Aggregate::sum("v", "sum"),
                     Aggregate::min("v", "min"),
                     Aggregate::max("v", "max"),
+                    Aggregate::mean("maybe", "mean"),
                     Aggregate::custom::<Picky>("v", "picky"),
                 ],
             )

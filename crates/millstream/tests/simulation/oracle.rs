@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::flows::{Account, GROWTH, HANG, Latecomer, Out, Plan, Row, Shape, Total};
 
-/// A result of a window: key, start, end, n, sum, min, max, picky.
-pub type Pane = (String, i64, i64, i64, i64, i64, i64, i64);
+/// A result of a window: key, start, end, n, sum, min, max, picky, and the mean, as text.
+pub type Pane = (String, i64, i64, i64, i64, i64, i64, i64, String);
 
 #[derive(Debug, Default)]
 pub struct Expected {
@@ -224,6 +224,8 @@ struct Pot {
     first: i64,
     last: i64,
     values: Vec<i64>,
+    /// What the mean is of.
+    there: Vec<i64>,
 }
 
 struct Windows<'a> {
@@ -268,8 +270,10 @@ impl Windows<'_> {
                             first: start,
                             last: start + self.plan.size_ms,
                             values: Vec::new(),
+                            there: Vec::new(),
                         });
                         pot.values.push(row.v);
+                        pot.there.extend(row.maybe);
                     }
                 }
             }
@@ -323,9 +327,14 @@ impl Windows<'_> {
             .collect();
         for key in closed {
             let pot = self.open.remove(&key).unwrap();
-            self.close(e, &key.0, pot.first, pot.last + gap, &pot.values);
+            self.close(e, &key.0, pot.last + gap, &pot);
         }
-        let mut pot = Pot { first: row.ts, last: row.ts, values: vec![row.v] };
+        let mut pot = Pot {
+            first: row.ts,
+            last: row.ts,
+            values: vec![row.v],
+            there: Vec::from_iter(row.maybe),
+        };
         let near: Vec<_> = self
             .open
             .iter()
@@ -337,6 +346,7 @@ impl Windows<'_> {
             pot.first = pot.first.min(other.first);
             pot.last = pot.last.max(other.last);
             pot.values.extend(other.values);
+            pot.there.extend(other.there);
         }
         self.open.insert((own, pot.first), pot);
     }
@@ -345,17 +355,20 @@ impl Windows<'_> {
         let session = self.plan.shape == Shape::Session;
         for ((key, _), pot) in std::mem::take(&mut self.open) {
             let end = if session { pot.last + self.plan.size_ms } else { pot.last };
-            self.close(e, &key, pot.first, end, &pot.values);
+            self.close(e, &key, end, &pot);
         }
     }
 
-    fn close(&self, e: &mut Expected, key: &str, start: i64, end: i64, values: &[i64]) {
+    fn close(&self, e: &mut Expected, key: &str, end: i64, pot: &Pot) {
+        let Pot { first, values, there, .. } = pot;
         let n = values.len() as i64;
         if n % 31 == 30 {
             e.dead("windows", "firing", 0, key);
             return;
         }
         let (min, max) = (values.iter().min().unwrap(), values.iter().max().unwrap());
-        e.panes.push((key.into(), start, end, n, values.iter().sum(), *min, *max, n));
+        let mean = there.iter().sum::<i64>() as f64 / there.len() as f64;
+        let mean = format!("{:?}", (!there.is_empty()).then_some(mean));
+        e.panes.push((key.into(), *first, end, n, values.iter().sum(), *min, *max, n, mean));
     }
 }

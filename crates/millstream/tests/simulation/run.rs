@@ -91,14 +91,16 @@ fn draw(seed: u64) -> Drawn {
             k => format!("k{k}"),
         };
         let ts = clock - d.below(3000) * d.below(2);
-        Row { key, zone: latest.maybe(ZONES), ts, v: d.below(100_000) }
+        let v = d.below(100_000);
+        Row { key, zone: latest.maybe(ZONES), ts, v, maybe: latest.maybe(1000) }
     });
     let rows: Vec<Row> = rows.collect();
     let n = if plan.connects { own.below(300) } else { 0 };
     let more = (0..n).map(|i| {
         let near = &rows[(i as usize * rows.len()) / n as usize];
         let ts = near.ts - own.below(2000) * own.below(2);
-        Row { key: near.key.clone(), zone: latest.maybe(ZONES), ts, v: own.below(100_000) }
+        let (key, v) = (near.key.clone(), own.below(100_000));
+        Row { key, zone: latest.maybe(ZONES), ts, v, maybe: latest.maybe(1000) }
     });
     let more = more.collect();
     Drawn { plan, rows, more, rest: d }
@@ -122,6 +124,8 @@ pub struct Ran {
     pub late_read: u64,
     /// Results of windows whose key has a column that is missing.
     pub no_zone: u64,
+    /// Those that have nothing to be the mean of.
+    pub no_mean: u64,
     /// Processes whose key has two columns.
     pub zoned: u64,
     pub acts: Acts,
@@ -151,6 +155,7 @@ pub fn run(seed: u64) -> Ran {
         before_time: expected.before_time,
         late_read: expected.latecomers.values().map(|l| l.n as u64).sum(),
         zoned: expected.latecomers.keys().filter(|key| key.contains(',')).count() as u64,
+        no_mean: panes(|pane| pane.8 == "None"),
         no_zone: panes(|pane| pane.0.ends_with(",null")),
         acts,
         trace: t.world().trace(),
@@ -393,6 +398,7 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
                 n("min"),
                 n("max"),
                 n("picky"),
+                format!("{:?}", r["mean"].as_f64()),
             )
         })
         .collect();
