@@ -1,6 +1,11 @@
 //! The flows that are drawn: every operator, timer, policy, cyclic send and sink.
 
-use millstream::{prelude::*, runtime::stage::Limits};
+use millstream::{
+    connector::{self, SchemaRef, Source, SourceReader},
+    prelude::*,
+    runtime::stage::Limits,
+};
+use serde_json::json;
 
 /// One value in so many makes a handler hang.
 pub const HANG: i64 = 1511;
@@ -187,6 +192,71 @@ impl Process for Latecomer {
     }
 }
 
+/// What a generator makes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Made {
+    pub key: String,
+    pub n: i64,
+}
+
+/// Rows that each partition of the generator makes.
+pub const MADE: u64 = 60;
+
+/// Counts what was made; what it keeps does not depend on order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    pub n: i64,
+    pub sum: i64,
+}
+
+impl Process for Tally {
+    type In = Made;
+    type Out = Made;
+
+    fn handle(&mut self, made: Made, ctx: &mut Context<Self>) -> Result<()> {
+        self.n += 1;
+        self.sum += made.n;
+        assert!(made.n % 13 != 5, "injected in a tally");
+        ctx.emit(made);
+        Ok(())
+    }
+}
+
+/// A source that is read in small pieces, so that it is also opened between them.
+struct Piecemeal<S>(S);
+
+impl<S: Source> Source for Piecemeal<S> {
+    fn partitions(&self) -> u32 {
+        self.0.partitions()
+    }
+
+    fn finite(&self) -> bool {
+        self.0.finite()
+    }
+
+    fn file(&self) -> Option<String> {
+        self.0.file()
+    }
+
+    fn fields(&self) -> connector::Result<Option<Vec<String>>> {
+        self.0.fields()
+    }
+
+    fn open(
+        &self,
+        partition: u32,
+        schema: SchemaRef,
+        position: &[u8],
+    ) -> connector::Result<Box<dyn SourceReader>> {
+        let mut reader = self.0.open(partition, schema, position)?;
+        reader.limit(5);
+        Ok(reader)
+    }
+}
+
+/// Sources and sinks that run as they are.
+pub const OWN: [&str; 2] = ["makes", "dropped"];
+
 /// What a seed draws.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -206,6 +276,8 @@ pub struct Plan {
     pub reads_late: bool,
     /// A second source meets the first before the windows.
     pub connects: bool,
+    /// Partitions of a generator, beside all else; its rows are dropped in the end.
+    pub makes: Option<u32>,
     /// The first failure of an account stops the flow.
     pub stops: bool,
 }
@@ -304,6 +376,22 @@ impl Plan {
                 .key_by_all(keys)
                 .process::<Latecomer>("latecomer", OnError::DeadLetter),
             false => flow,
+        };
+        let flow = match self.makes {
+            Some(partitions) => flow
+                .source(
+                    "makes",
+                    Piecemeal(Generator::from_fn(
+                        7,
+                        MADE,
+                        partitions,
+                        |n, _| json!({ "key": format!("g{}", n % 5), "n": n }),
+                    )),
+                )
+                .key_by("key")
+                .process::<Tally>("tally", OnError::DeadLetter)
+                .sink("dropped", Discard::new()),
+            None => flow,
         };
         flow.from("account")
             .map("as_transfer", |o: Out| Transfer { to: 0, amount: o.sum, hops: -1 })

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::flows::{Account, GROWTH, HANG, Latecomer, Out, Plan, Row, Shape, Total};
+use super::flows::{Account, GROWTH, HANG, Latecomer, MADE, Out, Plan, Row, Shape, Tally, Total};
 
 /// A result of a window: key, start, end, n, sum, min, max, picky, and the mean, as text.
 pub type Pane = (String, i64, i64, i64, i64, i64, i64, i64, String);
@@ -16,6 +16,9 @@ pub struct Expected {
     pub accounts: HashMap<String, Account>,
     pub totals: HashMap<String, Total>,
     pub latecomers: HashMap<String, Latecomer>,
+    pub tallies: HashMap<String, Tally>,
+    /// Rows of the generator that reached the sink.
+    pub dropped: u64,
     /// Rows before the watermark that preceded them, as accounts see them.
     pub before_time: u64,
     pub panes: Vec<Pane>,
@@ -88,11 +91,27 @@ impl Expected {
             }
         }
         windows.end(&mut e);
+        plan.makes.into_iter().for_each(|partitions| e.tally(partitions.into()));
         e.panes.sort();
         e.sides.sort();
         e.late.sort();
         e.letters.sort();
         e
+    }
+
+    /// Row n is in partition n % partitions, and there the next one.
+    fn tally(&mut self, partitions: u64) {
+        for n in 0..MADE * partitions {
+            let (key, line) = (format!("g{}", n % 5), n / partitions + 1);
+            if n % 13 == 5 {
+                self.dead("tally", "record", line, &key);
+                continue;
+            }
+            self.dropped += 1;
+            let tally = self.tallies.entry(key).or_default();
+            tally.n += 1;
+            tally.sum += n as i64;
+        }
     }
 
     fn dead(&mut self, operator: &str, trigger: &str, line: u64, key: &str) {

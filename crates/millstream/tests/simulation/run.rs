@@ -16,7 +16,9 @@ use millstream_core::{
 use serde_json::{Value, json};
 
 use super::{
-    flows::{Account, EXPIRES_AFTER, Latecomer, Out, Plan, RINGS_AFTER, Row, Shape, Total},
+    flows::{
+        Account, EXPIRES_AFTER, Latecomer, OWN, Out, Plan, RINGS_AFTER, Row, Shape, Tally, Total,
+    },
     oracle,
     oracle::Expected,
 };
@@ -77,6 +79,7 @@ fn draw(seed: u64) -> Drawn {
         grows_max: (later.below(2) == 0).then(|| 1 + later.below(3) as usize),
         reads_late: later.below(2) == 0,
         zoned: latest.below(2) == 0,
+        makes: (latest.below(2) == 0).then(|| 1 + latest.below(3) as u32),
         stops: false,
     };
     // Which rows a session joins depends on both watermarks, and so on who is ahead.
@@ -246,7 +249,7 @@ fn window_key(plan: &Plan, row: &Row) -> Key {
 fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (TestNode, Acts) {
     let (mut acts, mut people) = (Acts::default(), Draw::own(seed, 0xe703_7ed1_a0b4_28db));
     let faults = Faults { fence: 5, unknown: 10, retry: 20, delay: 30 };
-    let mut t = TestNode::new(plan.flow())
+    let mut t = TestNode::keeping(plan.flow(), &OWN)
         .seed(seed)
         .turn_rows([1, 3, 50, 100_000][d.below(4) as usize])
         .setup(|s| {
@@ -286,6 +289,7 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (Te
             let row = &rows[people.below(rows.len() as i64) as usize];
             match people.below(4) {
                 0 => t.kill("total", format!("total-{}", people.below(6))),
+                2 if plan.makes.is_some() => t.kill("tally", format!("g{}", people.below(6))),
                 1 if plan.reads_late => t.kill("latecomer", window_key(plan, row)),
                 _ => t.kill("account", &row.key),
             };
@@ -373,13 +377,15 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
     let zones = || (0..ZONES).map(Some).chain([None]);
     let zoned =
         drawn.clone().flat_map(|key| zones().map(move |z| oracle::window_key(plan, &key, z)));
-    for key in &drawn.chain(sent).chain(zoned).collect::<BTreeSet<_>>() {
+    let made = (0..6).map(|n| format!("g{n}"));
+    for key in &drawn.chain(sent).chain(zoned).chain(made).collect::<BTreeSet<_>>() {
         assert_eq!(
             t.find_state::<Account>(key).as_ref(),
             expected.accounts.get(key),
             "{at}, {key}"
         );
         assert_eq!(t.find_state::<Total>(key).as_ref(), expected.totals.get(key), "{at}, {key}");
+        assert_eq!(t.find_state::<Tally>(key).as_ref(), expected.tallies.get(key), "{at}, {key}");
         let latecomer = t.find_state::<Latecomer>(key);
         assert_eq!(latecomer.as_ref(), expected.latecomers.get(key), "{at}, {key}");
     }
@@ -419,4 +425,6 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
     let ledger = t.ledger();
     assert_eq!(ledger.violations(), Vec::<String>::new(), "{at}");
     assert_eq!(ledger.operators["sim/rows/wanted"].filtered, expected.filtered, "{at}");
+    let dropped = ledger.operators.get("sim/dropped/dropped").map_or(0, |c| c.processed);
+    assert_eq!(dropped, expected.dropped, "{at}");
 }
