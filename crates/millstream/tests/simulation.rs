@@ -69,7 +69,8 @@ type Drawn = (&'static str, fn(&Plan) -> bool);
 
 /// A run that has met none of a fault, or not drawn a feature, proves nothing about it.
 fn check_coverage(all: &[Ran]) {
-    let drawn: [Drawn; 5] = [
+    let drawn: [Drawn; 6] = [
+        ("a CSV file", |p| p.copies),
         ("a generator", |p| p.makes.is_some()),
         ("processes that end when idle", |p| p.expires),
         ("two sources", |p| p.connects),

@@ -192,6 +192,14 @@ impl Process for Latecomer {
     }
 }
 
+/// A record of a CSV file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    pub n: i64,
+    pub name: Option<String>,
+    pub price: Option<f64>,
+}
+
 /// What a generator makes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Made {
@@ -255,7 +263,7 @@ impl<S: Source> Source for Piecemeal<S> {
 }
 
 /// Sources and sinks that run as they are.
-pub const OWN: [&str; 2] = ["makes", "dropped"];
+pub const OWN: [&str; 3] = ["makes", "dropped", "orders"];
 
 /// What a seed draws.
 #[derive(Clone, Debug, PartialEq)]
@@ -276,6 +284,8 @@ pub struct Plan {
     pub reads_late: bool,
     /// A second source meets the first before the windows.
     pub connects: bool,
+    /// A CSV file is copied.
+    pub copies: bool,
     /// Partitions of a generator, beside all else; its rows are dropped in the end.
     pub makes: Option<u32>,
     /// The first failure of an account stops the flow.
@@ -392,6 +402,13 @@ impl Plan {
                 .process::<Tally>("tally", OnError::DeadLetter)
                 .sink("dropped", Discard::new()),
             None => flow,
+        };
+        let flow = match self.copies {
+            true => flow
+                .source("orders", Piecemeal(CsvFile::open("tests/simulation/orders.csv")))
+                .rows::<Order>()
+                .sink("ordered", JsonLinesFile::create("ordered.jsonl")),
+            false => flow,
         };
         flow.from("account")
             .map("as_transfer", |o: Out| Transfer { to: 0, amount: o.sum, hops: -1 })

@@ -3,10 +3,40 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::flows::{Account, GROWTH, HANG, Latecomer, MADE, Out, Plan, Row, Shape, Tally, Total};
+use super::flows::{
+    Account, GROWTH, HANG, Latecomer, MADE, Order, Out, Plan, Row, Shape, Tally, Total,
+};
 
 /// A result of a window: key, start, end, n, sum, min, max, picky, and the mean, as text.
 pub type Pane = (String, i64, i64, i64, i64, i64, i64, i64, String);
+
+/// The orders, as a person reads them; from 16 to 27 they are all alike.
+const ORDERS: [(i64, Option<&str>, Option<f64>); 12] = [
+    (1, Some("wheel"), Some(1.5)),
+    (2, Some("nut, small"), None),
+    (3, Some("say \"go\""), Some(-0.25)),
+    (4, Some("two\nlines"), Some(3.0)),
+    (5, None, Some(0.0)),
+    (6, Some(""), Some(1000.0)),
+    (7, Some("ärmel"), Some(2.0)),
+    (10, Some("\""), Some(7.0)),
+    (11, Some("a \"quote\" within"), None),
+    (13, Some("\n\n"), Some(0.125)),
+    (15, Some(" x "), Some(-7.0)),
+    (28, Some("the last has no end"), Some(1.0)),
+];
+/// The lines on which those begin that are none.
+const NO_ORDERS: [u64; 7] = [7, 11, 13, 14, 17, 21, 22];
+
+/// The orders of the file, in their order.
+pub fn orders() -> Vec<Order> {
+    let read = ORDERS.map(|(n, name, price)| Order { n, name: name.map(str::to_string), price });
+    let name = |n| Some(format!("wheel {n}"));
+    let alike = (16..28).map(|n| Order { n, name: name(n), price: Some(n as f64 + 0.5) });
+    let mut orders: Vec<Order> = read.into_iter().chain(alike).collect();
+    orders.sort_by_key(|order| order.n);
+    orders
+}
 
 #[derive(Debug, Default)]
 pub struct Expected {
@@ -91,6 +121,9 @@ impl Expected {
             }
         }
         windows.end(&mut e);
+        for line in NO_ORDERS.into_iter().filter(|_| plan.copies) {
+            e.dead("orders", "undecodable", line, "");
+        }
         plan.makes.into_iter().for_each(|partitions| e.tally(partitions.into()));
         e.panes.sort();
         e.sides.sort();

@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 use super::{
     flows::{
-        Account, EXPIRES_AFTER, Latecomer, OWN, Out, Plan, RINGS_AFTER, Row, Shape, Tally, Total,
+        Account, EXPIRES_AFTER, Latecomer, OWN, Order, Out, Plan, RINGS_AFTER, Row, Shape, Tally,
+        Total,
     },
     oracle,
     oracle::Expected,
@@ -26,7 +27,8 @@ use super::{
 /// All that a flow's sinks were given.
 fn sinks(t: &TestNode, plan: &Plan) -> Vec<Vec<Value>> {
     let late = plan.reads_late.then_some("late");
-    ["out", "sides", "windowed"].into_iter().chain(late).map(|name| t.sink(name)).collect()
+    let names = ["out", "sides", "windowed"].into_iter().chain(late);
+    names.chain(plan.copies.then_some("ordered")).map(|name| t.sink(name)).collect()
 }
 
 struct Draw(u64);
@@ -80,6 +82,7 @@ fn draw(seed: u64) -> Drawn {
         reads_late: later.below(2) == 0,
         zoned: latest.below(2) == 0,
         makes: (latest.below(2) == 0).then(|| 1 + latest.below(3) as u32),
+        copies: latest.below(2) == 0,
         stops: false,
     };
     // Which rows a session joins depends on both watermarks, and so on who is ahead.
@@ -415,6 +418,11 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
         late.iter().map(|r| (text(r), number(r, "ts"), number(r, "v"))).collect();
     late.sort();
     assert_eq!(late, expected.late, "{at}");
+    if plan.copies {
+        let rows = t.sink("ordered").into_iter();
+        let orders: Vec<Order> = rows.map(|row| serde_json::from_value(row).unwrap()).collect();
+        assert_eq!(orders, oracle::orders(), "{at}");
+    }
     let mut letters: Vec<_> = t
         .dead_letters()
         .into_iter()
