@@ -1,6 +1,11 @@
 //! The flows that are drawn: every operator, timer, policy, cyclic send and sink.
 
-use millstream::{prelude::*, runtime::stage::Limits};
+use millstream::{
+    connector::{self, SchemaRef, Source, SourceReader},
+    prelude::*,
+    runtime::stage::Limits,
+};
+use serde_json::json;
 
 /// One value in so many makes a handler hang.
 pub const HANG: i64 = 1511;
@@ -13,8 +18,12 @@ pub const GROWTH: usize = 400;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub key: String,
+    /// Beside the key a second one, which may be missing.
+    pub zone: Option<i64>,
     pub ts: i64,
     pub v: i64,
+    /// What is not always there, for a mean.
+    pub maybe: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -142,7 +151,8 @@ impl Process for Total {
             ctx.send::<Total>(&Key::text(&format!("total-{to}")), &on)?;
         } else {
             let key = format!("mail-{}", t.to);
-            ctx.send::<Account>(&Key::text(&key), &Row { key: key.clone(), ts: 0, v: 6 })?;
+            let row = Row { key: key.clone(), zone: None, ts: 0, v: 6, maybe: None };
+            ctx.send::<Account>(&Key::text(&key), &row)?;
         }
         Ok(())
     }
@@ -182,6 +192,79 @@ impl Process for Latecomer {
     }
 }
 
+/// A record of a CSV file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    pub n: i64,
+    pub name: Option<String>,
+    pub price: Option<f64>,
+}
+
+/// What a generator makes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Made {
+    pub key: String,
+    pub n: i64,
+}
+
+/// Rows that each partition of the generator makes.
+pub const MADE: u64 = 60;
+
+/// Counts what was made; what it keeps does not depend on order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    pub n: i64,
+    pub sum: i64,
+}
+
+impl Process for Tally {
+    type In = Made;
+    type Out = Made;
+
+    fn handle(&mut self, made: Made, ctx: &mut Context<Self>) -> Result<()> {
+        self.n += 1;
+        self.sum += made.n;
+        assert!(made.n % 13 != 5, "injected in a tally");
+        ctx.emit(made);
+        Ok(())
+    }
+}
+
+/// A source that is read in small pieces, so that it is also opened between them.
+struct Piecemeal<S>(S);
+
+impl<S: Source> Source for Piecemeal<S> {
+    fn partitions(&self) -> u32 {
+        self.0.partitions()
+    }
+
+    fn finite(&self) -> bool {
+        self.0.finite()
+    }
+
+    fn file(&self) -> Option<String> {
+        self.0.file()
+    }
+
+    fn fields(&self) -> connector::Result<Option<Vec<String>>> {
+        self.0.fields()
+    }
+
+    fn open(
+        &self,
+        partition: u32,
+        schema: SchemaRef,
+        position: &[u8],
+    ) -> connector::Result<Box<dyn SourceReader>> {
+        let mut reader = self.0.open(partition, schema, position)?;
+        reader.limit(5);
+        Ok(reader)
+    }
+}
+
+/// Sources and sinks that run as they are.
+pub const OWN: [&str; 3] = ["makes", "dropped", "orders"];
+
 /// What a seed draws.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -195,10 +278,16 @@ pub struct Plan {
     pub expires: bool,
     /// So often can the state of an account grow; once more is too much.
     pub grows_max: Option<usize>,
+    /// Windows, and what reads their late rows, have a key of two columns.
+    pub zoned: bool,
     /// What is late for the windows is read.
     pub reads_late: bool,
     /// A second source meets the first before the windows.
     pub connects: bool,
+    /// A CSV file is copied.
+    pub copies: bool,
+    /// Partitions of a generator, beside all else; its rows are dropped in the end.
+    pub makes: Option<u32>,
     /// The first failure of an account stops the flow.
     pub stops: bool,
 }
@@ -274,8 +363,9 @@ impl Plan {
                 .connect("as_they_are"),
             false => flow,
         };
+        let keys = if self.zoned { &["key", "zone"][..] } else { &["key"] };
         let flow = flow
-            .key_by("key")
+            .key_by_all(keys)
             .window(
                 "windows",
                 window,
@@ -284,6 +374,7 @@ impl Plan {
                     Aggregate::sum("v", "sum"),
                     Aggregate::min("v", "min"),
                     Aggregate::max("v", "max"),
+                    Aggregate::mean("maybe", "mean"),
                     Aggregate::custom::<Picky>("v", "picky"),
                 ],
             )
@@ -292,8 +383,31 @@ impl Plan {
             true => flow
                 .from_side("windows", "$late")
                 .sink("late", JsonLinesFile::create("late.jsonl"))
-                .key_by("key")
+                .key_by_all(keys)
                 .process::<Latecomer>("latecomer", OnError::DeadLetter),
+            false => flow,
+        };
+        let flow = match self.makes {
+            Some(partitions) => flow
+                .source(
+                    "makes",
+                    Piecemeal(Generator::from_fn(
+                        7,
+                        MADE,
+                        partitions,
+                        |n, _| json!({ "key": format!("g{}", n % 5), "n": n }),
+                    )),
+                )
+                .key_by("key")
+                .process::<Tally>("tally", OnError::DeadLetter)
+                .sink("dropped", Discard::new()),
+            None => flow,
+        };
+        let flow = match self.copies {
+            true => flow
+                .source("orders", Piecemeal(CsvFile::open("tests/simulation/orders.csv")))
+                .rows::<Order>()
+                .sink("ordered", JsonLinesFile::create("ordered.jsonl")),
             false => flow,
         };
         flow.from("account")

@@ -3,10 +3,40 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::flows::{Account, GROWTH, HANG, Latecomer, Out, Plan, Row, Shape, Total};
+use super::flows::{
+    Account, GROWTH, HANG, Latecomer, MADE, Order, Out, Plan, Row, Shape, Tally, Total,
+};
 
-/// A result of a window: key, start, end, n, sum, min, max, picky.
-pub type Pane = (String, i64, i64, i64, i64, i64, i64, i64);
+/// A result of a window: key, start, end, n, sum, min, max, picky, and the mean, as text.
+pub type Pane = (String, i64, i64, i64, i64, i64, i64, i64, String);
+
+/// The orders, as a person reads them; from 16 to 27 they are all alike.
+const ORDERS: [(i64, Option<&str>, Option<f64>); 12] = [
+    (1, Some("wheel"), Some(1.5)),
+    (2, Some("nut, small"), None),
+    (3, Some("say \"go\""), Some(-0.25)),
+    (4, Some("two\nlines"), Some(3.0)),
+    (5, None, Some(0.0)),
+    (6, Some(""), Some(1000.0)),
+    (7, Some("ärmel"), Some(2.0)),
+    (10, Some("\""), Some(7.0)),
+    (11, Some("a \"quote\" within"), None),
+    (13, Some("\n\n"), Some(0.125)),
+    (15, Some(" x "), Some(-7.0)),
+    (28, Some("the last has no end"), Some(1.0)),
+];
+/// The lines on which those begin that are none.
+const NO_ORDERS: [u64; 7] = [7, 11, 13, 14, 17, 21, 22];
+
+/// The orders of the file, in their order.
+pub fn orders() -> Vec<Order> {
+    let read = ORDERS.map(|(n, name, price)| Order { n, name: name.map(str::to_string), price });
+    let name = |n| Some(format!("wheel {n}"));
+    let alike = (16..28).map(|n| Order { n, name: name(n), price: Some(n as f64 + 0.5) });
+    let mut orders: Vec<Order> = read.into_iter().chain(alike).collect();
+    orders.sort_by_key(|order| order.n);
+    orders
+}
 
 #[derive(Debug, Default)]
 pub struct Expected {
@@ -16,6 +46,9 @@ pub struct Expected {
     pub accounts: HashMap<String, Account>,
     pub totals: HashMap<String, Total>,
     pub latecomers: HashMap<String, Latecomer>,
+    pub tallies: HashMap<String, Tally>,
+    /// Rows of the generator that reached the sink.
+    pub dropped: u64,
     /// Rows before the watermark that preceded them, as accounts see them.
     pub before_time: u64,
     pub panes: Vec<Pane>,
@@ -88,11 +121,30 @@ impl Expected {
             }
         }
         windows.end(&mut e);
+        for line in NO_ORDERS.into_iter().filter(|_| plan.copies) {
+            e.dead("orders", "undecodable", line, "");
+        }
+        plan.makes.into_iter().for_each(|partitions| e.tally(partitions.into()));
         e.panes.sort();
         e.sides.sort();
         e.late.sort();
         e.letters.sort();
         e
+    }
+
+    /// Row n is in partition n % partitions, and there the next one.
+    fn tally(&mut self, partitions: u64) {
+        for n in 0..MADE * partitions {
+            let (key, line) = (format!("g{}", n % 5), n / partitions + 1);
+            if n % 13 == 5 {
+                self.dead("tally", "record", line, &key);
+                continue;
+            }
+            self.dropped += 1;
+            let tally = self.tallies.entry(key).or_default();
+            tally.n += 1;
+            tally.sum += n as i64;
+        }
     }
 
     fn dead(&mut self, operator: &str, trigger: &str, line: u64, key: &str) {
@@ -224,6 +276,8 @@ struct Pot {
     first: i64,
     last: i64,
     values: Vec<i64>,
+    /// What the mean is of.
+    there: Vec<i64>,
 }
 
 struct Windows<'a> {
@@ -231,14 +285,27 @@ struct Windows<'a> {
     open: HashMap<(String, i64), Pot>,
 }
 
+/// The key that windows have, as it is shown.
+pub fn window_key(plan: &Plan, key: &str, zone: Option<i64>) -> String {
+    match zone {
+        _ if !plan.zoned => key.to_string(),
+        Some(zone) => format!("{key},{zone}"),
+        None => format!("{key},null"),
+    }
+}
+
 impl Windows<'_> {
+    fn key(&self, row: &Row) -> String {
+        window_key(self.plan, &row.key, row.zone)
+    }
+
     fn add(&mut self, e: &mut Expected, row: &Row, line: u64, stamp: i64) {
         if row.v % 101 == 5 {
             // The aggregate fails unless the row is late for everything.
             if self.is_late(row, stamp) {
                 self.late(e, row, line);
             } else {
-                e.dead("windows", "record", line, &row.key);
+                e.dead("windows", "record", line, &self.key(row));
             }
             return;
         }
@@ -251,12 +318,14 @@ impl Windows<'_> {
             _ => {
                 for start in self.starts(row.ts) {
                     if start + self.plan.size_ms > stamp {
-                        let pot = self.open.entry((row.key.clone(), start)).or_insert(Pot {
+                        let pot = self.open.entry((self.key(row), start)).or_insert(Pot {
                             first: start,
                             last: start + self.plan.size_ms,
                             values: Vec::new(),
+                            there: Vec::new(),
                         });
                         pot.values.push(row.v);
+                        pot.there.extend(row.maybe);
                     }
                 }
             }
@@ -269,10 +338,10 @@ impl Windows<'_> {
             return;
         }
         if row.v % 29 == 3 {
-            e.dead("latecomer", "record", line, &row.key);
+            e.dead("latecomer", "record", line, &self.key(row));
             return;
         }
-        let latecomer = e.latecomers.entry(row.key.clone()).or_default();
+        let latecomer = e.latecomers.entry(self.key(row)).or_default();
         latecomer.n += 1;
         latecomer.sum += row.v;
         // What is too late for a window is before the watermark, too.
@@ -300,7 +369,8 @@ impl Windows<'_> {
 
     fn session(&mut self, e: &mut Expected, row: &Row, stamp: i64) {
         let gap = self.plan.size_ms;
-        let mine = |k: &(String, i64)| k.0 == row.key;
+        let own = self.key(row);
+        let mine = |k: &(String, i64)| k.0 == own;
         let closed: Vec<_> = self
             .open
             .iter()
@@ -309,9 +379,14 @@ impl Windows<'_> {
             .collect();
         for key in closed {
             let pot = self.open.remove(&key).unwrap();
-            self.close(e, &key.0, pot.first, pot.last + gap, &pot.values);
+            self.close(e, &key.0, pot.last + gap, &pot);
         }
-        let mut pot = Pot { first: row.ts, last: row.ts, values: vec![row.v] };
+        let mut pot = Pot {
+            first: row.ts,
+            last: row.ts,
+            values: vec![row.v],
+            there: Vec::from_iter(row.maybe),
+        };
         let near: Vec<_> = self
             .open
             .iter()
@@ -323,25 +398,29 @@ impl Windows<'_> {
             pot.first = pot.first.min(other.first);
             pot.last = pot.last.max(other.last);
             pot.values.extend(other.values);
+            pot.there.extend(other.there);
         }
-        self.open.insert((row.key.clone(), pot.first), pot);
+        self.open.insert((own, pot.first), pot);
     }
 
     fn end(&mut self, e: &mut Expected) {
         let session = self.plan.shape == Shape::Session;
         for ((key, _), pot) in std::mem::take(&mut self.open) {
             let end = if session { pot.last + self.plan.size_ms } else { pot.last };
-            self.close(e, &key, pot.first, end, &pot.values);
+            self.close(e, &key, end, &pot);
         }
     }
 
-    fn close(&self, e: &mut Expected, key: &str, start: i64, end: i64, values: &[i64]) {
+    fn close(&self, e: &mut Expected, key: &str, end: i64, pot: &Pot) {
+        let Pot { first, values, there, .. } = pot;
         let n = values.len() as i64;
         if n % 31 == 30 {
             e.dead("windows", "firing", 0, key);
             return;
         }
         let (min, max) = (values.iter().min().unwrap(), values.iter().max().unwrap());
-        e.panes.push((key.into(), start, end, n, values.iter().sum(), *min, *max, n));
+        let mean = there.iter().sum::<i64>() as f64 / there.len() as f64;
+        let mean = format!("{:?}", (!there.is_empty()).then_some(mean));
+        e.panes.push((key.into(), *first, end, n, values.iter().sum(), *min, *max, n, mean));
     }
 }

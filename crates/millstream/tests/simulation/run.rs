@@ -8,11 +8,18 @@ use millstream::{
     runtime::sim::{Coverage, faults::Faults},
     test::{Crash, TestNode},
 };
-use millstream_core::{Code, key::display, letter::Letter};
+use millstream_core::{
+    Code,
+    key::{Key, Part, display},
+    letter::Letter,
+};
 use serde_json::{Value, json};
 
 use super::{
-    flows::{Account, EXPIRES_AFTER, Latecomer, Out, Plan, RINGS_AFTER, Row, Shape, Total},
+    flows::{
+        Account, EXPIRES_AFTER, Latecomer, OWN, Order, Out, Plan, RINGS_AFTER, Row, Shape, Tally,
+        Total,
+    },
     oracle,
     oracle::Expected,
 };
@@ -20,7 +27,8 @@ use super::{
 /// All that a flow's sinks were given.
 fn sinks(t: &TestNode, plan: &Plan) -> Vec<Vec<Value>> {
     let late = plan.reads_late.then_some("late");
-    ["out", "sides", "windowed"].into_iter().chain(late).map(|name| t.sink(name)).collect()
+    let names = ["out", "sides", "windowed"].into_iter().chain(late);
+    names.chain(plan.copies.then_some("ordered")).map(|name| t.sink(name)).collect()
 }
 
 struct Draw(u64);
@@ -37,7 +45,15 @@ impl Draw {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         ((self.0 >> 33) % n as u64) as i64
     }
+
+    /// The same, or nothing at all every fourth time.
+    fn maybe(&mut self, n: i64) -> Option<i64> {
+        (self.below(4) > 0).then(|| self.below(n))
+    }
 }
+
+/// Values of the second column of keys; beside them there is none.
+const ZONES: i64 = 3;
 
 struct Drawn {
     plan: Plan,
@@ -52,6 +68,7 @@ fn draw(seed: u64) -> Drawn {
     let size_ms = [100, 250, 1000, 60_000][d.below(4) as usize];
     let mut own = Draw::own(seed, 0xd134_2543_de82_ef95);
     let mut later = Draw::own(seed, 0xa076_1d64_78bd_642f);
+    let mut latest = Draw::own(seed, 0x1d8e_4e27_c47d_124f);
     let mut plan = Plan {
         partitions: [1, 2, 7, 16][d.below(4) as usize],
         delay_ms: [0, 200, 2000][d.below(3) as usize],
@@ -63,6 +80,9 @@ fn draw(seed: u64) -> Drawn {
         connects: own.below(2) == 0,
         grows_max: (later.below(2) == 0).then(|| 1 + later.below(3) as usize),
         reads_late: later.below(2) == 0,
+        zoned: latest.below(2) == 0,
+        makes: (latest.below(2) == 0).then(|| 1 + latest.below(3) as u32),
+        copies: latest.below(2) == 0,
         stops: false,
     };
     // Which rows a session joins depends on both watermarks, and so on who is ahead.
@@ -76,14 +96,17 @@ fn draw(seed: u64) -> Drawn {
             0 => "cursed".to_string(),
             k => format!("k{k}"),
         };
-        Row { key, ts: clock - d.below(3000) * d.below(2), v: d.below(100_000) }
+        let ts = clock - d.below(3000) * d.below(2);
+        let v = d.below(100_000);
+        Row { key, zone: latest.maybe(ZONES), ts, v, maybe: latest.maybe(1000) }
     });
     let rows: Vec<Row> = rows.collect();
     let n = if plan.connects { own.below(300) } else { 0 };
     let more = (0..n).map(|i| {
         let near = &rows[(i as usize * rows.len()) / n as usize];
         let ts = near.ts - own.below(2000) * own.below(2);
-        Row { key: near.key.clone(), ts, v: own.below(100_000) }
+        let (key, v) = (near.key.clone(), own.below(100_000));
+        Row { key, zone: latest.maybe(ZONES), ts, v, maybe: latest.maybe(1000) }
     });
     let more = more.collect();
     Drawn { plan, rows, more, rest: d }
@@ -105,6 +128,12 @@ pub struct Ran {
     /// Rows that an account was told are late, and rows that were late for a window and read.
     pub before_time: u64,
     pub late_read: u64,
+    /// Results of windows whose key has a column that is missing.
+    pub no_zone: u64,
+    /// Those that have nothing to be the mean of.
+    pub no_mean: u64,
+    /// Processes whose key has two columns.
+    pub zoned: u64,
     pub acts: Acts,
     pub trace: u64,
     pub sinks: Vec<Vec<Value>>,
@@ -123,6 +152,7 @@ pub fn run(seed: u64) -> Ran {
     compare(seed, &plan, &rows, &expected, &mut t);
     let coverage = t.coverage();
     println!("seed {seed}: {coverage:?}");
+    let panes = |has: fn(&&oracle::Pane) -> bool| expected.panes.iter().filter(has).count() as u64;
     Ran {
         sinks: sinks(&t, &plan),
         plan,
@@ -130,6 +160,9 @@ pub fn run(seed: u64) -> Ran {
         too_large: expected.too_large,
         before_time: expected.before_time,
         late_read: expected.latecomers.values().map(|l| l.n as u64).sum(),
+        zoned: expected.latecomers.keys().filter(|key| key.contains(',')).count() as u64,
+        no_mean: panes(|pane| pane.8 == "None"),
+        no_zone: panes(|pane| pane.0.ends_with(",null")),
         acts,
         trace: t.world().trace(),
         letters: t.dead_letters(),
@@ -208,11 +241,18 @@ fn end_and_start_again(t: &mut TestNode, plan: &Plan, put: u64) -> bool {
     true
 }
 
+/// The key of a row in windows and in what reads their late rows.
+fn window_key(plan: &Plan, row: &Row) -> Key {
+    let zone = row.zone.map_or(Part::Null, Part::Int);
+    let parts = [Part::Text(&row.key), zone];
+    Key::from_parts(if plan.zoned { &parts } else { &parts[..1] })
+}
+
 /// Feeds a node in pieces while its surroundings fail; nothing is compared yet.
 fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (TestNode, Acts) {
     let (mut acts, mut people) = (Acts::default(), Draw::own(seed, 0xe703_7ed1_a0b4_28db));
     let faults = Faults { fence: 5, unknown: 10, retry: 20, delay: 30 };
-    let mut t = TestNode::new(plan.flow())
+    let mut t = TestNode::keeping(plan.flow(), &OWN)
         .seed(seed)
         .turn_rows([1, 3, 50, 100_000][d.below(4) as usize])
         .setup(|s| {
@@ -225,7 +265,7 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (Te
             }
         });
     let [(_, mut rest), (_, mut more)] = inputs;
-    let keys: Vec<String> = rest.iter().map(|row| row.key.clone()).collect();
+    let rows = rest;
     while !rest.is_empty() {
         let (asked, put) = (people.below(5) == 0, inputs[0].1.len() - rest.len());
         if asked {
@@ -237,7 +277,7 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (Te
             let (now, later) = from.split_at(n);
             *from = later;
             for row in now {
-                t.put(source, json!({"key": row.key, "ts": row.ts, "v": row.v}));
+                t.put(source, json!(row));
             }
         }
         let steps = [12, 60, 400][d.below(3) as usize];
@@ -249,11 +289,12 @@ fn play(seed: u64, plan: &Plan, inputs: [(&str, &[Row]); 2], mut d: Draw) -> (Te
         }
         for _ in 0..people.below(4) {
             // Some that live, and some that do not.
-            let key = &keys[people.below(keys.len() as i64) as usize];
+            let row = &rows[people.below(rows.len() as i64) as usize];
             match people.below(4) {
                 0 => t.kill("total", format!("total-{}", people.below(6))),
-                1 if plan.reads_late => t.kill("latecomer", key),
-                _ => t.kill("account", key),
+                2 if plan.makes.is_some() => t.kill("tally", format!("g{}", people.below(6))),
+                1 if plan.reads_late => t.kill("latecomer", window_key(plan, row)),
+                _ => t.kill("account", &row.key),
             };
             acts.kills += 1;
         }
@@ -336,13 +377,18 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
     // Every key there may be, whether it must exist or not.
     let drawn = rows.iter().map(|r| r.key.clone());
     let sent = (0..5).flat_map(|n| [format!("mail-{n}"), format!("total-{n}"), n.to_string()]);
-    for key in &drawn.chain(sent).collect::<BTreeSet<_>>() {
+    let zones = || (0..ZONES).map(Some).chain([None]);
+    let zoned =
+        drawn.clone().flat_map(|key| zones().map(move |z| oracle::window_key(plan, &key, z)));
+    let made = (0..6).map(|n| format!("g{n}"));
+    for key in &drawn.chain(sent).chain(zoned).chain(made).collect::<BTreeSet<_>>() {
         assert_eq!(
             t.find_state::<Account>(key).as_ref(),
             expected.accounts.get(key),
             "{at}, {key}"
         );
         assert_eq!(t.find_state::<Total>(key).as_ref(), expected.totals.get(key), "{at}, {key}");
+        assert_eq!(t.find_state::<Tally>(key).as_ref(), expected.tallies.get(key), "{at}, {key}");
         let latecomer = t.find_state::<Latecomer>(key);
         assert_eq!(latecomer.as_ref(), expected.latecomers.get(key), "{at}, {key}");
     }
@@ -353,7 +399,7 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
         .map(|r| {
             let n = |name| number(r, name);
             (
-                text(r),
+                oracle::window_key(plan, &text(r), r["zone"].as_i64()),
                 n("window_start"),
                 n("window_end"),
                 n("n"),
@@ -361,6 +407,7 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
                 n("min"),
                 n("max"),
                 n("picky"),
+                format!("{:?}", r["mean"].as_f64()),
             )
         })
         .collect();
@@ -371,6 +418,11 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
         late.iter().map(|r| (text(r), number(r, "ts"), number(r, "v"))).collect();
     late.sort();
     assert_eq!(late, expected.late, "{at}");
+    if plan.copies {
+        let rows = t.sink("ordered").into_iter();
+        let orders: Vec<Order> = rows.map(|row| serde_json::from_value(row).unwrap()).collect();
+        assert_eq!(orders, oracle::orders(), "{at}");
+    }
     let mut letters: Vec<_> = t
         .dead_letters()
         .into_iter()
@@ -381,4 +433,6 @@ fn compare(seed: u64, plan: &Plan, rows: &[Row], expected: &Expected, t: &mut Te
     let ledger = t.ledger();
     assert_eq!(ledger.violations(), Vec::<String>::new(), "{at}");
     assert_eq!(ledger.operators["sim/rows/wanted"].filtered, expected.filtered, "{at}");
+    let dropped = ledger.operators.get("sim/dropped/dropped").map_or(0, |c| c.processed);
+    assert_eq!(dropped, expected.dropped, "{at}");
 }
