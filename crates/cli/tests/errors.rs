@@ -10,11 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-use millstream::{
-    Node,
-    io::{Discard, JsonLinesFile},
-    test::Folder,
-};
+use millstream::{prelude::*, test::Folder};
 
 fn run(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
@@ -73,11 +69,47 @@ error[M0011]: there is no dead letter 7
   = there are 0, numbered from 1: millstream dead list --node AT\n";
     assert_eq!((code, text.as_str()), (3, expected));
     let (code, text) = said(&["inspect", "aircraft", "N1", "--node", &at], &[]);
-    assert_eq!(
-        (code, text.lines().next()),
-        (3, Some("error[M0011]: there is no process kind `aircraft`"))
-    );
+    let expected = "\
+error[M0011]: there is no process kind `aircraft`
+  = no flow here has processes yet\n";
+    assert_eq!((code, text.as_str()), (3, expected));
     assert_eq!(run(&["streams", "tail"]).status.code(), Some(2));
+}
+
+#[test]
+fn process_kinds_are_named_once_and_sources_are_none() {
+    #[derive(Default, serde::Serialize, serde::Deserialize)]
+    struct Counter {}
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Row {
+        n: u64,
+    }
+
+    impl Process for Counter {
+        type In = Row;
+        type Out = Row;
+
+        fn handle(&mut self, row: Row, ctx: &mut Context<Self>) -> Result<()> {
+            ctx.emit(row);
+            Ok(())
+        }
+    }
+
+    let folder = Folder::new("cli-kinds");
+    let (input, data) = (folder.path().join("rows.jsonl"), folder.path().join("data"));
+    fs::write(&input, "{\"n\":1}\n{\"n\":2}\n").unwrap();
+    let flow = Flow::new("f")
+        .source("rows", JsonLinesFile::open(&input))
+        .key_by("n")
+        .process::<Counter>("counter", OnError::DeadLetter)
+        .sink("out", Discard::new());
+    Node::embedded(&data).run(flow).unwrap();
+    let (code, text) = said(&["inspect", "aircraft", "1", "--data", path(&data)], &[]);
+    let expected = "\
+error[M0011]: there is no process kind `aircraft`
+  = there are: counter\n";
+    assert_eq!((code, text.as_str()), (3, expected));
 }
 
 #[test]
@@ -150,7 +182,8 @@ fn one_letter(folder: &Folder) -> String {
     }
     let (input, data) = (folder.path().join("rows.jsonl"), folder.path().join("data"));
     fs::write(&input, "{\"n\":1}\n{\"n\":\"x\"}\n").unwrap();
-    let rows = millstream::Flow::new("f").source("rows", JsonLinesFile::open(&input)).rows::<Row>();
+    let rows =
+        millstream::Flow::new("f").source("rows", JsonLinesFile::open(&input)).rows::<Row>();
     Node::embedded(&data).run(rows.sink("out", Discard::new())).unwrap();
     path(&data).to_string()
 }
