@@ -5,7 +5,7 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Command, Output},
 };
@@ -110,6 +110,28 @@ fn process_kinds_are_named_once_and_sources_are_none() {
 error[M0011]: there is no process kind `aircraft`
   = there are: counter\n";
     assert_eq!((code, text.as_str()), (3, expected));
+}
+
+#[test]
+fn a_directory_that_may_not_be_read_is_not_called_empty() {
+    const NOBODY: u32 = 65_534;
+    let folder = Folder::new("cli-forbidden");
+    let data = folder.path().join("data");
+    Node::embedded(&data).start().unwrap().stop();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o000)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+    command.args(["status", "--data", path(&data)]);
+    if fs::read_dir(&data).is_ok() {
+        // Root may do everything, and become somebody who may not.
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = command.output().unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
+    let expected = "\
+error[M0005]: DIR: Permission denied (os error 13)
+  = let the user that runs this read and write there, or name another place\n";
+    let text = String::from_utf8(output.stderr).unwrap().replace(path(&data), "DIR");
+    assert_eq!((output.status.code(), text.as_str()), (Some(4), expected));
 }
 
 #[test]
