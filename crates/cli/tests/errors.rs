@@ -198,6 +198,10 @@ error[M0008]: no node runs here: there is no process that could be killed
 
 /// A directory whose node has set one line aside, and where that is.
 fn one_letter(folder: &Folder) -> String {
+    letter_of("f", folder)
+}
+
+fn letter_of(flow: &str, folder: &Folder) -> String {
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Row {
         n: u64,
@@ -205,9 +209,25 @@ fn one_letter(folder: &Folder) -> String {
     let (input, data) = (folder.path().join("rows.jsonl"), folder.path().join("data"));
     fs::write(&input, "{\"n\":1}\n{\"n\":\"x\"}\n").unwrap();
     let rows =
-        millstream::Flow::new("f").source("rows", JsonLinesFile::open(&input)).rows::<Row>();
+        millstream::Flow::new(flow).source("rows", JsonLinesFile::open(&input)).rows::<Row>();
     Node::embedded(&data).run(rows.sink("out", Discard::new())).unwrap();
     path(&data).to_string()
+}
+
+#[test]
+fn letters_of_several_flows_name_theirs() {
+    let folder = Folder::new("cli-several");
+    letter_of("f", &folder);
+    let lines = |data: &str| -> Vec<String> {
+        let text = String::from_utf8(run(&["dead", "list", "--data", data]).stdout).unwrap();
+        text.lines().filter(|line| !line.starts_with("next")).map(str::to_string).collect()
+    };
+    let data = path(&folder.path().join("data")).to_string();
+    assert!(lines(&data)[0].starts_with("     1  20"), "one flow is not named: {:?}", lines(&data));
+    letter_of("g", &folder);
+    let both = lines(&data);
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(both[0].starts_with("     1  f  ") && both[1].starts_with("     1  g  "), "{both:?}");
 }
 
 #[test]
@@ -232,6 +252,8 @@ fn a_list_that_is_empty_does_not_say_that_there_is_nothing() {
         decided.starts_with("supervisors have decided nothing from number 99 on\n"),
         "{decided}"
     );
+    let kept = out(&["streams", "tail", "$dead", "--from", "99"]).1;
+    assert!(kept.starts_with("no rows are kept from frame 99 on\n"), "{kept}");
     for list in [["dead", "list"], ["supervisor", "tail"], ["streams", "tail"]] {
         let name: &[&str] = if list[0] == "streams" { &["$supervisor"] } else { &[] };
         assert_eq!(out(&[&list, name, &["--limit", "0"]].concat()).0, 2, "{list:?}");
