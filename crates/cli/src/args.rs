@@ -73,7 +73,7 @@ pub enum Command {
     Dead(Dead),
     /// Whether every row is accounted for
     Ledger {
-        /// Say nothing but what does not balance; exit with 1 if anything does not
+        /// Say only whether it balances, and what does not; exit with 1 if anything does not
         #[arg(long)]
         check: bool,
     },
@@ -122,7 +122,7 @@ pub enum Dead {
         /// From this number on, instead of the last ones
         #[arg(long)]
         from: Option<u64>,
-        /// Letters, at most
+        /// Letters of each flow, at most
         #[arg(long, default_value_t = 20, value_parser = at_least_one())]
         limit: usize,
     },

@@ -48,7 +48,10 @@ pub fn ask(question: &Command, args: &Args, say: &mut Say) -> Result<ExitCode> {
                 say.line(line);
             }
             if rows.is_empty() {
-                say.remark("no rows are kept: what every reader has read is trimmed");
+                say.remark(match from {
+                    Some(n) => format!("no rows are kept from frame {n} on"),
+                    None => "no rows are kept: what every reader has read is trimmed".into(),
+                });
             }
             say.next(&[&["streams", "list"]]);
             Ok(ExitCode::SUCCESS)
@@ -202,8 +205,12 @@ fn streams(target: &Target, say: &mut Say) -> Result<ExitCode> {
 
 fn dead_list(letters: &[LetterView], from: Option<u64>, say: &mut Say) -> Result<ExitCode> {
     say.result(&letters, |say| {
+        // Each flow has its own numbers.
+        let several = letters.windows(2).any(|two| two[0].flow != two[1].flow);
         for l in letters {
-            say.line(format!("{:>6}  {}  {}", l.n, Time::from_ms(l.time_ms), letter_line(l)));
+            let flow = if several { format!("{}  ", l.flow) } else { String::new() };
+            let (n, time, line) = (l.n, Time::from_ms(l.time_ms), letter_line(l));
+            say.line(format!("{n:>6}  {flow}{time}  {line}"));
         }
         if letters.is_empty() {
             say.line(match from {

@@ -5,16 +5,12 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Command, Output},
 };
 
-use millstream::{
-    Node,
-    io::{Discard, JsonLinesFile},
-    test::Folder,
-};
+use millstream::{prelude::*, test::Folder};
 
 fn run(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
@@ -73,11 +69,69 @@ error[M0011]: there is no dead letter 7
   = there are 0, numbered from 1: millstream dead list --node AT\n";
     assert_eq!((code, text.as_str()), (3, expected));
     let (code, text) = said(&["inspect", "aircraft", "N1", "--node", &at], &[]);
-    assert_eq!(
-        (code, text.lines().next()),
-        (3, Some("error[M0011]: there is no process kind `aircraft`"))
-    );
+    let expected = "\
+error[M0011]: there is no process kind `aircraft`
+  = no flow here has processes yet\n";
+    assert_eq!((code, text.as_str()), (3, expected));
     assert_eq!(run(&["streams", "tail"]).status.code(), Some(2));
+}
+
+#[test]
+fn process_kinds_are_named_once_and_sources_are_none() {
+    #[derive(Default, serde::Serialize, serde::Deserialize)]
+    struct Counter {}
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Row {
+        n: u64,
+    }
+
+    impl Process for Counter {
+        type In = Row;
+        type Out = Row;
+
+        fn handle(&mut self, row: Row, ctx: &mut Context<Self>) -> Result<()> {
+            ctx.emit(row);
+            Ok(())
+        }
+    }
+
+    let folder = Folder::new("cli-kinds");
+    let (input, data) = (folder.path().join("rows.jsonl"), folder.path().join("data"));
+    fs::write(&input, "{\"n\":1}\n{\"n\":2}\n").unwrap();
+    let flow = Flow::new("f")
+        .source("rows", JsonLinesFile::open(&input))
+        .key_by("n")
+        .process::<Counter>("counter", OnError::DeadLetter)
+        .sink("out", Discard::new());
+    Node::embedded(&data).run(flow).unwrap();
+    let (code, text) = said(&["inspect", "aircraft", "1", "--data", path(&data)], &[]);
+    let expected = "\
+error[M0011]: there is no process kind `aircraft`
+  = there are: counter\n";
+    assert_eq!((code, text.as_str()), (3, expected));
+}
+
+#[test]
+fn a_directory_that_may_not_be_read_is_not_called_empty() {
+    const NOBODY: u32 = 65_534;
+    let folder = Folder::new("cli-forbidden");
+    let data = folder.path().join("data");
+    Node::embedded(&data).start().unwrap().stop();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o000)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+    command.args(["status", "--data", path(&data)]);
+    if fs::read_dir(&data).is_ok() {
+        // Root may do everything, and become somebody who may not.
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = command.output().unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
+    let expected = "\
+error[M0005]: DIR: Permission denied (os error 13)
+  = let the user that runs this read and write there, or name another place\n";
+    let text = String::from_utf8(output.stderr).unwrap().replace(path(&data), "DIR");
+    assert_eq!((output.status.code(), text.as_str()), (Some(4), expected));
 }
 
 #[test]
@@ -144,15 +198,36 @@ error[M0008]: no node runs here: there is no process that could be killed
 
 /// A directory whose node has set one line aside, and where that is.
 fn one_letter(folder: &Folder) -> String {
+    letter_of("f", folder)
+}
+
+fn letter_of(flow: &str, folder: &Folder) -> String {
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Row {
         n: u64,
     }
     let (input, data) = (folder.path().join("rows.jsonl"), folder.path().join("data"));
     fs::write(&input, "{\"n\":1}\n{\"n\":\"x\"}\n").unwrap();
-    let rows = millstream::Flow::new("f").source("rows", JsonLinesFile::open(&input)).rows::<Row>();
+    let rows =
+        millstream::Flow::new(flow).source("rows", JsonLinesFile::open(&input)).rows::<Row>();
     Node::embedded(&data).run(rows.sink("out", Discard::new())).unwrap();
     path(&data).to_string()
+}
+
+#[test]
+fn letters_of_several_flows_name_theirs() {
+    let folder = Folder::new("cli-several");
+    letter_of("f", &folder);
+    let lines = |data: &str| -> Vec<String> {
+        let text = String::from_utf8(run(&["dead", "list", "--data", data]).stdout).unwrap();
+        text.lines().filter(|line| !line.starts_with("next")).map(str::to_string).collect()
+    };
+    let data = path(&folder.path().join("data")).to_string();
+    assert!(lines(&data)[0].starts_with("     1  20"), "one flow is not named: {:?}", lines(&data));
+    letter_of("g", &folder);
+    let both = lines(&data);
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(both[0].starts_with("     1  f  ") && both[1].starts_with("     1  g  "), "{both:?}");
 }
 
 #[test]
@@ -177,6 +252,8 @@ fn a_list_that_is_empty_does_not_say_that_there_is_nothing() {
         decided.starts_with("supervisors have decided nothing from number 99 on\n"),
         "{decided}"
     );
+    let kept = out(&["streams", "tail", "$dead", "--from", "99"]).1;
+    assert!(kept.starts_with("no rows are kept from frame 99 on\n"), "{kept}");
     for list in [["dead", "list"], ["supervisor", "tail"], ["streams", "tail"]] {
         let name: &[&str] = if list[0] == "streams" { &["$supervisor"] } else { &[] };
         assert_eq!(out(&[&list, name, &["--limit", "0"]].concat()).0, 2, "{list:?}");

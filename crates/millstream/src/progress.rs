@@ -24,6 +24,12 @@ fn overwrite(line: &str) {
     let _ = write!(std::io::stderr().lock(), "\r\x1b[K{line}");
 }
 
+/// A line that is soon written over. A terminal that is narrower cuts it off: what goes on in the
+/// next row would stay there, and each second leave one more.
+fn in_one_row(line: &str) -> String {
+    format!("\x1b[?7l{line}\x1b[?7h")
+}
+
 /// Says that a directory is being opened, if that takes long, until it is dropped.
 pub struct Opening(Option<(mpsc::SyncSender<()>, std::thread::JoinHandle<()>)>);
 
@@ -40,7 +46,8 @@ impl Opening {
             let mut wait = PATIENCE;
             let mut said = false;
             while over.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                overwrite(&format!("opening {dir}: {:.1} s", begun.elapsed().as_secs_f64()));
+                let line = format!("opening {dir}: {:.1} s", begun.elapsed().as_secs_f64());
+                overwrite(&in_one_row(&line));
                 (wait, said) = (PATIENCE, true);
             }
             if said {
@@ -87,8 +94,8 @@ impl Rows<'_> {
         if let Some((last, rows)) = self.last.replace((now, flow.records)) {
             let new = flow.records.saturating_sub(rows) as f64;
             match status.engine_error.lines().next() {
-                Some(error) => overwrite(error),
-                None => overwrite(&line(flow, new / (now - last).as_secs_f64())),
+                Some(error) => overwrite(&in_one_row(error)),
+                None => overwrite(&in_one_row(&line(flow, new / (now - last).as_secs_f64()))),
             }
         }
     }
@@ -124,6 +131,11 @@ fn line(flow: &view::FlowView, per_second: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_soon_written_over_does_not_wrap() {
+        assert_eq!(in_one_row("opening"), "\x1b[?7lopening\x1b[?7h");
+    }
 
     #[test]
     fn a_line_says_how_far_a_flow_is() {

@@ -52,10 +52,11 @@ impl Target {
         }
         match embedded::open_read_only(dir, embedded::Options::default()) {
             Ok(engine) => Ok(Target::Directory(engine)),
-            Err(e) if e.code() == Code::Unknown && data.is_none() => {
+            Err(e) if matches!(e.code(), Code::Unknown | Code::Permission) && data.is_none() => {
                 let client = Client::new(DEFAULT_ADDRESS);
                 match client.get::<Status>("/v1/status") {
                     Ok(_) => Ok(Target::Node(client)),
+                    Err(_) if e.code() == Code::Permission => Err(e),
                     Err(_) => Err(Error::new(
                         Code::Unreachable,
                         format!(

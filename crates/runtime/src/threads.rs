@@ -5,7 +5,7 @@
 use std::{
     io,
     sync::{
-        Arc, LazyLock, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
         mpsc,
     },
@@ -139,18 +139,29 @@ impl Connectors for ThreadConnectors {
     fn write(&self, job: WriteJob) {
         // Sinks write seldom and wait for the disk: a thread per write would cost as little as it
         // is simple, but a sink that commits a thousand times a second deserves one of its own.
-        WRITERS.with_pool(job);
+        WRITERS.write(job);
     }
 }
 
-struct Writers(Mutex<Vec<mpsc::Sender<WriteJob>>>);
+type Start = fn(Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>>;
 
-static WRITERS: Writers = Writers(Mutex::new(Vec::new()));
+/// Threads that write, a job each.
+struct Writers {
+    idle: Mutex<Vec<mpsc::Sender<WriteJob>>>,
+    start: Start,
+}
+
+static WRITERS: Writers =
+    Writers { idle: Mutex::new(Vec::new()), start: |run| spawn("sink", 1 << 20, run) };
 
 impl Writers {
+    fn idle(&self) -> MutexGuard<'_, Vec<mpsc::Sender<WriteJob>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Hands the job to an idle writer, or starts one. Each writer has at most one job.
-    fn with_pool(&self, job: WriteJob) {
-        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    fn write(&'static self, job: WriteJob) {
+        let idle = self.idle().pop();
         let job = match idle {
             Some(writer) => match writer.send(job) {
                 Ok(()) => return,
@@ -161,15 +172,15 @@ impl Writers {
         // Bounded by its use: a writer that has a job is not in the pool.
         let (sender, jobs) = mpsc::channel::<WriteJob>();
         let own = sender.clone();
-        let started = spawn("sink", 1 << 20, move || {
+        let started = (self.start)(Box::new(move || {
             while let Ok(job) = jobs.recv() {
                 // Free for the next job before the task hears of it, so that the task finds it.
                 let outlet = job.outlet.clone();
                 let written = job.write();
-                WRITERS.0.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+                self.idle().push(own.clone());
                 outlet.finish(written);
             }
-        });
+        }));
         let left = match started {
             Ok(_) => sender.send(job).err().map(|back| back.0),
             Err(_) => Some(job),
@@ -265,8 +276,45 @@ impl Workers {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use millstream_core::{
+        Batch, Code,
+        connector::{Prepared, SinkWriter},
+    };
+
     use super::*;
+    use crate::connect::Outlet;
+
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl SinkWriter for Paper {
+        fn prepare(&mut self, _: &[Batch]) -> Result<Prepared> {
+            Ok(Prepared::default())
+        }
+
+        fn write(&mut self, prepared: &Prepared) -> Result<()> {
+            self.0.lock().unwrap().extend(&prepared.bytes);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_sink_writes_also_when_no_thread_can_be_started() {
+        static NO_THREADS: Writers = Writers {
+            idle: Mutex::new(Vec::new()),
+            start: |_| Err(Error::new(Code::Io, "no thread to spare")),
+        };
+        let paper = Arc::new(Mutex::new(Vec::new()));
+        let outlet = Outlet::new(Arc::new(|| {}));
+        for n in 1..=3 {
+            let prepared = Prepared { note: Vec::new(), bytes: vec![n] };
+            let writer = Box::new(Paper(paper.clone()));
+            NO_THREADS.write(WriteJob { writer, prepared, outlet: outlet.clone() });
+            outlet.take().expect("the task hears of it").result.unwrap();
+        }
+        assert_eq!(*paper.lock().unwrap(), [1, 2, 3]);
+    }
 
     #[test]
     fn the_clock_follows_steps_forward_and_never_goes_back() {

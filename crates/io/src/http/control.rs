@@ -224,7 +224,7 @@ fn found(kind: &KindInfo, key: &Key) -> view::Found {
 fn find(node: &Shared, kind: &str, key: &str) -> Result<Option<(KindInfo, Key, Vec<u8>)>> {
     let kinds = node.node.kinds();
     if !kinds.iter().any(|k| k.name == kind) {
-        return Err(view::unknown_kind(kind, kinds.iter().map(|k| k.name.as_str())));
+        return Err(view::unknown_kind(kind, &kinds.iter().map(|k| k.name.as_str()).collect()));
     }
     let mut busy = false;
     for info in kinds.into_iter().filter(|k| k.name == kind) {

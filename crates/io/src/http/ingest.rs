@@ -293,10 +293,7 @@ async fn read(body: Body) -> Result<Bytes, Refused> {
         Ok(Ok(bytes)) => Ok(bytes),
         // Either it is too long, or the connection broke and nobody reads the answer.
         Ok(Err(_)) => Err(too_large()),
-        Err(_) => {
-            let message = format!("the body took longer than {} s", BODY_MAX.as_secs());
-            Err(refused(StatusCode::REQUEST_TIMEOUT, Error::new(Code::Limit, message)))
-        }
+        Err(_) => Err(too_slow()),
     }
 }
 
@@ -382,6 +379,13 @@ fn too_large() -> Refused {
     let message = format!("the body is larger than {} MiB", BODY_BYTES_MAX >> 20);
     let error = Error::new(Code::Limit, message).help("send fewer records at once");
     refused(StatusCode::PAYLOAD_TOO_LARGE, error)
+}
+
+fn too_slow() -> Refused {
+    let message = format!("the body took longer than {} s", BODY_MAX.as_secs());
+    let error = Error::new(Code::Limit, message)
+        .help("nothing of it was taken: send fewer records at once, or compress them");
+    refused(StatusCode::REQUEST_TIMEOUT, error)
 }
 
 fn behind(why: &str) -> Refused {

@@ -1,6 +1,9 @@
 //! Processes: the state of one key, read from the log or from its task.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use millstream_core::{
     Code, Error, Key, Result, Slot,
@@ -38,7 +41,7 @@ pub struct ProcessView {
 /// [`Code::Unknown`] with "did you mean" if no flow has the kind.
 fn tasks(engine: &dyn Engine, kind: &str) -> Result<Vec<(String, BTreeMap<u32, TaskId>)>> {
     let mut flows: BTreeMap<String, BTreeMap<u32, TaskId>> = BTreeMap::new();
-    let mut kinds = Vec::new();
+    let mut stages: BTreeMap<String, Vec<TaskId>> = BTreeMap::new();
     for (name, id, _) in engine.tasks() {
         let mut parts = name.rsplitn(3, '/');
         let (Some(partition), Some(stage), Some(flow)) = (parts.next(), parts.next(), parts.next())
@@ -50,22 +53,35 @@ fn tasks(engine: &dyn Engine, kind: &str) -> Result<Vec<(String, BTreeMap<u32, T
         {
             flows.entry(flow.to_string()).or_default().insert(partition, id);
         }
-        kinds.push(stage.to_string());
+        stages.entry(stage.to_string()).or_default().push(id);
     }
-    match flows.is_empty() {
-        false => Ok(flows.into_iter().collect()),
-        true => Err(unknown_kind(kind, kinds.iter().map(String::as_str))),
+    if !flows.is_empty() {
+        return Ok(flows.into_iter().collect());
     }
+    // Sources and sinks are stages too: a kind is what has state under its own name.
+    let mut kinds = BTreeSet::new();
+    for (stage, tasks) in &stages {
+        let table = TableId::of(stage);
+        for task in tasks {
+            engine.visit_state(*task, &mut |change| {
+                if change.table == table {
+                    kinds.insert(stage.as_str());
+                }
+                Ok(())
+            })?;
+        }
+    }
+    Err(unknown_kind(kind, &kinds))
 }
 
 /// That there is no such kind, and which there are.
-pub(crate) fn unknown_kind<'a>(kind: &str, kinds: impl Iterator<Item = &'a str> + Clone) -> Error {
+pub(crate) fn unknown_kind(kind: &str, kinds: &BTreeSet<&str>) -> Error {
     let error = Error::new(Code::Unknown, format!("there is no process kind `{kind}`"));
-    match nearest(kind, kinds.clone()) {
+    match nearest(kind, kinds.iter().copied()) {
         Some(near) => error.help(format!("did you mean `{near}`?")),
+        None if kinds.is_empty() => error.help("no flow here has processes yet"),
         None => {
-            let mut kinds: Vec<&str> = kinds.collect();
-            kinds.dedup();
+            let kinds: Vec<&str> = kinds.iter().copied().collect();
             error.help(format!("there are: {}", kinds.join(", ")))
         }
     }

@@ -11,7 +11,12 @@
 //! *Failure:* after a failed append the partial tail is cut off before the next try. After a failed
 //! sync nothing that was not durable before is trusted any more; see [`Committer::sync`].
 
-use std::{mem, sync::Arc, thread, time::Instant};
+use std::{
+    mem,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use millstream_core::{Code, Error, Result, disk::DiskFile};
 
@@ -131,28 +136,32 @@ impl Committer {
             // Clock: this loop is the committer's own thread; simulations call `step`.
             let begun = Instant::now();
             let progress = self.step();
-            let inner = self.shared.lock();
-            let quiet = inner.queue.is_empty() && !inner.roll;
-            let dead = match progress {
-                Progress::Worked => {
-                    drop(inner);
-                    let gather = self.shared.options.sync_every;
-                    thread::sleep(gather.saturating_sub(begun.elapsed()));
-                    continue;
-                }
-                // What was queued since the step is still written.
-                Progress::Failed if inner.stopping => return,
-                Progress::Idle if quiet && inner.stopping => return,
-                Progress::Idle if quiet => self.shared.work.wait(inner).map(drop).is_err(),
-                Progress::Idle => continue,
-                Progress::Failed => {
-                    let retry = self.shared.options.retry;
-                    let waits = |inner: &mut Inner| !inner.stopping;
-                    self.shared.work.wait_timeout_while(inner, retry, waits).map(drop).is_err()
-                }
-            };
-            if dead {
-                return; // The lock is poisoned: the engine is dead.
+            if !self.wait(progress, begun.elapsed()) {
+                return;
+            }
+        }
+    }
+
+    /// Waits after a step that did `progress` and took `elapsed`; whether there is to be another.
+    pub(super) fn wait(&self, progress: Progress, elapsed: Duration) -> bool {
+        let inner = self.shared.lock();
+        let quiet = inner.queue.is_empty() && !inner.roll;
+        // A poisoned lock ends it: the engine is dead.
+        match progress {
+            Progress::Worked => {
+                drop(inner);
+                thread::sleep(self.shared.options.sync_every.saturating_sub(elapsed));
+                true
+            }
+            Progress::Failed if inner.stopping => false,
+            // What was queued since the step is still written.
+            Progress::Idle if !quiet => true,
+            Progress::Idle if inner.stopping => false,
+            Progress::Idle => self.shared.work.wait(inner).is_ok(),
+            Progress::Failed => {
+                let retry = self.shared.options.retry;
+                let waits = |inner: &mut Inner| !inner.stopping;
+                self.shared.work.wait_timeout_while(inner, retry, waits).is_ok()
             }
         }
     }

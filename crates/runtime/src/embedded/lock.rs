@@ -5,7 +5,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -170,9 +170,16 @@ fn placed(dir: &Path, e: Error) -> Error {
 /// tail for the end.
 ///
 /// # Errors
-/// [`Code::Unknown`] if there is no log; else as [`EmbeddedEngine::open`].
+/// [`Code::Unknown`] if there is no log, [`Code::Permission`] if that cannot be seen; else as
+/// [`EmbeddedEngine::open`].
 pub fn open_read_only(dir: &Path, options: Options) -> Result<Arc<EmbeddedEngine>> {
-    if !dir.join(super::segment::LOG).is_dir() {
+    let log = std::fs::metadata(dir.join(super::segment::LOG));
+    if let Err(e) = &log
+        && e.kind() == ErrorKind::PermissionDenied
+    {
+        return Err(Error::io(dir.display(), e));
+    }
+    if !log.is_ok_and(|log| log.is_dir()) {
         return Err(Error::new(Code::Unknown, format!("{} holds no data", dir.display()))
             .help("name the directory of a node: --data DIR"));
     }

@@ -171,3 +171,11 @@ fn a_gzip_bomb_is_stopped_at_the_limit() {
     let Refused(status, body) = behind("too much waits");
     assert_eq!((status, body.code.as_str()), (StatusCode::TOO_MANY_REQUESTS, "M0006"));
 }
+
+#[test]
+fn a_refusal_says_what_to_do() {
+    for Refused(status, body) in [too_large(), too_slow(), behind("w"), again("w"), gap(None, 1)] {
+        assert!(Code::from_id(&body.code).is_some(), "{status}: {body:?}");
+        assert!(!body.help.is_empty(), "{status}: {body:?}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Faults one at a time: what the random crashes do not single out.
 
+use std::time::Duration;
+
 use millstream_core::{
     Code,
     engine::{Engine, Lease},
@@ -62,6 +64,22 @@ fn idle_costs_no_sync() {
     assert_eq!(bench.engine().stats().fsyncs, before + 1, "many turns, one sync");
     (0..10).for_each(|_| assert_eq!(bench.opened.committer.step(), Progress::Idle));
     assert_eq!(bench.engine().stats().fsyncs, before + 1);
+}
+
+#[test]
+fn what_is_queued_between_a_step_and_the_stop_is_written() {
+    let disk = SimDisk::new(3);
+    let mut bench = Bench::new(Arc::new(disk.clone()), Options::default());
+    let (id, mut lease) = writer(&mut bench, 0);
+    bench.settle();
+    // The committer has found nothing to do and is about to wait: both come before it does.
+    assert_eq!(bench.opened.committer.step(), Progress::Idle);
+    let ticket = put(&mut *lease, id, 1);
+    bench.opened.engine.stop();
+    if bench.opened.committer.wait(Progress::Idle, Duration::ZERO) {
+        bench.opened.committer.run(); // to its end: it was told to stop
+    }
+    assert!(lease.durable(ticket));
 }
 
 #[test]
