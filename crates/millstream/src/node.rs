@@ -106,7 +106,8 @@ impl Node {
     /// Ctrl-C or SIGTERM end it before: nothing more is taken in, what was taken in is worked off
     /// (for 30 s at most; the rest waits in the directory) and committed. The next run goes on
     /// there. A second one ends the program at once, with exit code 130; nothing is lost then
-    /// either. If a terminal is attached, how far it is shows there.
+    /// either. If a terminal is attached, how far it is shows there, and at the end what was set
+    /// aside.
     ///
     /// It ends in the same way, with an error, when more handlers than
     /// [`Options::abandoned_max`] never returned: only a new process can take back their threads.
@@ -115,7 +116,8 @@ impl Node {
     /// As [`Node::start`]; if the flow does not fit together; if it fails; [`Code::WornOut`].
     pub fn run(self, flow: Flow) -> Result<()> {
         let signals = self.signals.then(Signals::listen).transpose()?;
-        let opening = progress::Opening::new(&self.dir);
+        let dir = self.dir.clone();
+        let opening = progress::Opening::new(&dir);
         let running = self.start()?;
         drop(opening);
         running.deploy(&flow)?;
@@ -131,6 +133,7 @@ impl Node {
             // It may have come to its end by that.
             state = running.wait_while(flow.name(), Duration::ZERO, || false);
         }
+        progress.say_dead(&dir);
         drop(progress);
         running.stop();
         match state {

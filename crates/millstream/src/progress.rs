@@ -100,6 +100,16 @@ impl Rows<'_> {
         }
     }
 
+    /// Says what the flow has set aside: who does not ask for it would take all for well.
+    pub fn say_dead(&mut self, dir: &Path) {
+        let node = self.running.heart();
+        let Ok(status) = view::status(node.engine().as_ref(), Some(node)) else { return };
+        let flow = status.flows.iter().find(|f| f.name == self.flow);
+        if let Some(line) = flow.and_then(|flow| dead(flow, dir)) {
+            self.say(&line);
+        }
+    }
+
     /// Says something of its own.
     pub fn say(&mut self, line: &str) {
         if self.shown {
@@ -128,6 +138,16 @@ fn line(flow: &view::FlowView, per_second: f64) -> String {
     )
 }
 
+fn dead(flow: &view::FlowView, dir: &Path) -> Option<String> {
+    let (records, were) = match flow.dead {
+        0 => return None,
+        1 => ("record", "was"),
+        _ => ("records", "were"),
+    };
+    let (n, name, dir) = (flow.dead, &flow.name, dir.display());
+    Some(format!("{name}: {n} {records} {were} set aside: millstream dead list --data {dir}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +155,17 @@ mod tests {
     #[test]
     fn what_is_soon_written_over_does_not_wrap() {
         assert_eq!(in_one_row("opening"), "\x1b[?7lopening\x1b[?7h");
+    }
+
+    #[test]
+    fn what_was_set_aside_is_said_with_where_to_see_it() {
+        let mut flow = view::FlowView { name: "totals".into(), ..view::FlowView::default() };
+        assert_eq!(dead(&flow, Path::new("data")), None);
+        flow.dead = 2;
+        assert_eq!(
+            dead(&flow, Path::new("data")).unwrap_or_default(),
+            "totals: 2 records were set aside: millstream dead list --data data"
+        );
     }
 
     #[test]
