@@ -10,7 +10,7 @@ use std::{
     fmt,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -81,11 +81,16 @@ pub enum Mode {
 /// Where rows leave an operator. Port 0 is the main output; others are side outputs.
 pub type Port = usize;
 
+/// In place of a call's ordinal: the turn's own work, such as encoding what handlers have left. A
+/// turn that stands still there is run again unit by unit, where the guilty call does it itself.
+pub const OUTSIDE: u64 = u64::MAX;
+
 /// How far the current turn is, readable by the watchdog.
 #[derive(Debug, Default)]
 pub struct Probe {
     run: AtomicU64,
     call: AtomicU64,
+    outside: AtomicBool,
     plan: Mutex<TurnPlan>,
 }
 
@@ -103,9 +108,13 @@ pub struct TurnPlan {
 }
 
 impl Probe {
-    /// The ordinal of the last call into a handler in this run; 0 outside of one.
+    /// The ordinal of the last call into a handler in this run, [`OUTSIDE`] if what runs belongs to
+    /// no call, 0 if nothing runs.
     pub fn call(&self) -> u64 {
-        self.call.load(Ordering::Relaxed)
+        match self.outside.load(Ordering::Relaxed) {
+            true => OUTSIDE,
+            false => self.call.load(Ordering::Relaxed),
+        }
     }
 
     /// Counts the runs of the chain.
@@ -116,12 +125,19 @@ impl Probe {
     /// A run begins.
     pub fn begin(&self) {
         self.run.fetch_add(1, Ordering::Relaxed);
-        self.idle();
+        self.call.store(0, Ordering::Relaxed);
+        self.leave();
     }
 
-    /// Outside of any handler.
+    /// What comes now is no call's work but the turn's: nobody is to be blamed if it stands still.
+    pub fn leave(&self) {
+        self.outside.store(true, Ordering::Relaxed);
+    }
+
+    /// Nothing runs.
     pub fn idle(&self) {
         self.call.store(0, Ordering::Relaxed);
+        self.outside.store(false, Ordering::Relaxed);
     }
 
     /// Remembers what the turn reads.
@@ -236,6 +252,7 @@ impl Scope<'_> {
     pub fn enter(&mut self) -> Result<(), Failure> {
         let call = self.probe.call.load(Ordering::Relaxed) + 1;
         self.probe.call.store(call, Ordering::Relaxed);
+        self.probe.outside.store(false, Ordering::Relaxed);
         match self.suspects.contains(&call) {
             true => Err(Failure {
                 unexecuted: true,

@@ -434,6 +434,7 @@ impl<P: Process> ProcessHost<P> {
 
     /// Hands over what units have emitted.
     fn flush(&mut self, scope: &mut Scope<'_>) -> Result<()> {
+        scope.probe.leave();
         let effects = std::mem::take(&mut self.effects);
         self.checker = None;
         scope.out.counters.emitted += effects.rows.len() as u64;
@@ -517,6 +518,7 @@ impl<P: Process> Operator for ProcessHost<P> {
             let entry = self.table.entry(hash(key), key);
             let stamp = rows.stamp(row);
             let watermark = scope.watermark_at(stamp);
+            scope.probe.leave(); // a state that is read back may need the user's `migrate`
             if self.may_be_due(entry, watermark) {
                 self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
             }
@@ -560,6 +562,7 @@ impl<P: Process> Operator for ProcessHost<P> {
                 continue;
             }
             let entry = self.table.entry(hash(&message.key), &message.key);
+            scope.probe.leave(); // a state that is read back may need the user's `migrate`
             if self.may_be_due(entry, watermark) {
                 self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
             }

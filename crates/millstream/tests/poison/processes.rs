@@ -317,3 +317,59 @@ fn ten_handlers_that_never_return_cost_ten_rows() {
         t.assert_ledger_balanced();
     }
 }
+
+/// Its state hangs where it is serialised, once it has seen 13.
+#[derive(Debug, Default, Deserialize)]
+struct Endless {
+    last: i64,
+    #[serde(skip)]
+    stuck: bool,
+}
+
+impl Serialize for Endless {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        if self.stuck {
+            millstream::test::hang();
+        }
+        BTreeMap::from([("last", self.last)]).serialize(to)
+    }
+}
+
+impl Process for Endless {
+    type In = Row;
+    type Out = Out;
+
+    fn handle(&mut self, row: Row, ctx: &mut Context<Self>) -> Result<()> {
+        self.last = row.n;
+        self.stuck |= row.n == 13;
+        ctx.emit(Out { key: row.key, sum: row.n, struck: 0 });
+        Ok(())
+    }
+}
+
+#[test]
+fn a_state_whose_serialisation_never_returns_costs_the_row_that_left_it() {
+    for turn_rows in [1, 7, 100_000] {
+        let flow = Flow::new("f")
+            .partitions(3)
+            .source("rows", JsonLinesFile::open("in.jsonl"))
+            .key_by("key")
+            .process::<Endless>("endless", OnError::DeadLetter)
+            .sink("out", JsonLinesFile::create("out.jsonl"));
+        let mut t = TestNode::new(flow).seed(turn_rows as u64).turn_rows(turn_rows);
+        for i in 0..40_i64 {
+            let key = format!("k{}", i % 5);
+            t.put("rows", json!({ "key": key, "ts": 0, "n": i, "how": "good" }));
+        }
+        t.end().run_until_idle();
+        // Once where the turn is sealed, which blames nobody, and once in the call.
+        assert_eq!(t.coverage().watchdog, 2, "turns of {turn_rows}");
+        let places: Vec<u64> = t.dead_letters().iter().map(|l| l.place).collect();
+        assert_eq!(places, [14], "turns of {turn_rows}");
+        for key in 0..5 {
+            assert_eq!(t.state::<Endless>(&format!("k{key}")).last, 35 + key);
+        }
+        assert_eq!(t.sink("out").len(), 39, "turns of {turn_rows}");
+        t.assert_ledger_balanced();
+    }
+}

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
-use millstream_core::{Code, Error, Time};
+use millstream_core::{Code, Error, Time, operator::OUTSIDE};
 
 use super::{Node, Slot, Tenant, lock};
 use crate::{
@@ -73,7 +73,11 @@ impl Node {
             self.drain();
             self.changed.notify_all();
         }
-        let reason = format!("call {call} has not returned for {:?}", self.options.call_timeout);
+        let what = match call {
+            OUTSIDE => "a turn's own work".to_string(),
+            call => format!("call {call}"),
+        };
+        let reason = format!("{what} has not returned for {:?}", self.options.call_timeout);
         self.note(&slot.path, What::AbandonedThread, "", &reason, 1, now);
         true
     }

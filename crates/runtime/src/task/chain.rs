@@ -229,6 +229,7 @@ impl Chain {
     }
 
     fn seal(&mut self, produced: &mut Produced) -> Result<(), Failure> {
+        self.probe.leave();
         for operator in &mut self.operators {
             for table in operator.tables() {
                 table.seal(&mut produced.delta)?;
