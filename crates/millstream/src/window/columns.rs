@@ -1,6 +1,6 @@
 //! What both kinds of windows share: reading a batch's columns, accumulating, writing results.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use arrow_array::{
     Array, ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray,
@@ -9,10 +9,13 @@ use arrow_array::{
 use arrow_buffer::NullBuffer;
 use arrow_schema::{DataType, SchemaRef, TimeUnit};
 use millstream_core::{
-    Batch,
+    Batch, Origin,
     key::{Keys, OwnedPart, decode},
-    operator::Failure,
+    letter::Trigger,
+    mutant::{self, Mutant},
+    operator::{Failure, Outcome, Scope, Unit},
 };
+use millstream_runtime::table::Value;
 
 use super::aggregate::{Aggregate, Kind};
 use crate::process::Result;
@@ -20,6 +23,18 @@ use crate::process::Result;
 /// How far from 1970 an event time in a window may lie, ms (36 million years): so that no sum of
 /// times overflows.
 const TIME_MS_MAX: u64 = 1 << 60;
+
+/// Hands over the rows of a batch that came too late for every window of theirs.
+pub(crate) fn give_late(rows: &Batch, mut late: Vec<u32>, scope: &mut Scope<'_>) -> Result<()> {
+    if mutant::is(Mutant::SwallowLate) {
+        late.pop();
+    }
+    if !late.is_empty() {
+        scope.out.counters.late += late.len() as u64;
+        scope.out.rows.push((1, rows.take(&late.into()).map_err(crate::flow::failure)?));
+    }
+    Ok(())
+}
 
 /// Whether a column can be aggregated.
 pub(crate) fn is_number(data_type: &DataType) -> bool {
@@ -185,6 +200,46 @@ impl Columns {
         results.collect()
     }
 
+    /// Fires a window. A failed firing is consumed; its accumulators are kept in the letter.
+    pub fn fire(
+        &self,
+        key: &[u8],
+        window: Range<i64>,
+        sums: &Sums,
+        closed: &mut Vec<Closed>,
+        scope: &mut Scope<'_>,
+    ) -> Result<()> {
+        scope.out.counters.fired += 1;
+        let mut results = Vec::new();
+        let outcome = scope.unit(|_| {
+            results = self.results(sums)?;
+            Ok(())
+        })?;
+        match outcome {
+            Outcome::Done => {
+                let Range { start, end } = window;
+                closed.push(Closed { key: key.into(), start, end, results });
+            }
+            Outcome::Failed(failure) => {
+                let mut payload = Vec::new();
+                sums.encode(&mut payload)?;
+                let unit = Unit { trigger: Trigger::Firing, key, origin: Origin::NONE };
+                scope.dead(&unit, failure, payload);
+                scope.out.counters.dead_firings += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over the results of windows that have closed.
+    pub fn give(&self, closed: &[Closed], scope: &mut Scope<'_>) -> Result<()> {
+        if !closed.is_empty() {
+            scope.out.counters.emitted += closed.len() as u64;
+            scope.out.rows.push((0, self.rows(closed)?));
+        }
+        Ok(())
+    }
+
     /// Rows of closed windows: `(key, start, end, results)` each.
     pub fn rows(&self, closed: &[Closed]) -> Result<Batch> {
         let mut columns: Vec<ArrayRef> = self.keys_back(closed)?;
@@ -316,7 +371,7 @@ fn column_of<'a>(
     })
 }
 
-impl millstream_runtime::table::Value for Sums {
+impl Value for Sums {
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
         out.extend_from_slice(&(self.slots.len() as u16).to_le_bytes());
         for (n, x) in &self.slots {

@@ -6,16 +6,15 @@
 use std::collections::BTreeMap;
 
 use millstream_core::{
-    Batch, Origin, Time,
+    Batch, Time,
     key::hash,
     letter::{Trigger, row_payload},
-    mutant::{self, Mutant},
     operator::{Advance, Mode, Outcome, Scope, Unit},
     table::StateTable,
 };
-use millstream_runtime::table::{EntryId, Table, Value};
+use millstream_runtime::table::{EntryId, Table};
 
-use super::columns::{Closed, Columns, Input, Sums};
+use super::columns::{Closed, Columns, Input, Sums, give_late};
 use crate::{process::Result, rows::reject_long_key};
 
 /// The operator for windows of fixed size.
@@ -76,14 +75,7 @@ impl Panes {
                 false => late.push(row as u32),
             }
         }
-        if mutant::is(Mutant::SwallowLate) {
-            late.pop();
-        }
-        if !late.is_empty() {
-            scope.out.counters.late += late.len() as u64;
-            scope.out.rows.push((1, rows.take(&late.into()).map_err(crate::flow::failure)?));
-        }
-        Ok(())
+        give_late(rows, late, scope)
     }
 
     /// Adds a row to its windows; `false` if all of them had closed before it.
@@ -183,10 +175,7 @@ impl Panes {
                 self.close(entry, end, &mut closed, scope)?;
             }
         }
-        if !closed.is_empty() {
-            scope.out.counters.emitted += closed.len() as u64;
-            scope.out.rows.push((0, self.columns.rows(&closed)?));
-        }
+        self.columns.give(&closed, scope)?;
         Ok(state)
     }
 
@@ -203,29 +192,12 @@ impl Panes {
         let Some((key, start)) = self.table.key(entry).split_last_chunk::<8>() else {
             return Ok(());
         };
-        let (key, start) = (Box::from(key), i64::from_be_bytes(*start));
+        let (key, start): (Box<[u8]>, _) = (key.into(), i64::from_be_bytes(*start));
         if start + self.size != end {
             return Ok(()); // the place was reused for another window
         }
         let Some(sums) = self.table.value_mut(entry)?.take() else { return Ok(()) };
-        scope.out.counters.fired += 1;
-        let mut results = Vec::new();
-        let outcome = scope.unit(|_| {
-            results = self.columns.results(&sums)?;
-            Ok(())
-        })?;
-        match outcome {
-            Outcome::Done => closed.push(Closed { key, start, end, results }),
-            Outcome::Failed(failure) => {
-                // A failed firing is consumed; its accumulators are kept in the letter.
-                let mut payload = Vec::new();
-                sums.encode(&mut payload)?;
-                let unit = Unit { trigger: Trigger::Firing, key: &key, origin: Origin::NONE };
-                scope.dead(&unit, failure, payload);
-                scope.out.counters.dead_firings += 1;
-            }
-        }
-        Ok(())
+        self.columns.fire(&key, start..end, &sums, closed, scope)
     }
 
     pub fn undone(&mut self) {

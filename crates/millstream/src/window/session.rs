@@ -6,16 +6,15 @@
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use millstream_core::{
-    Batch, Origin, Time,
+    Batch, Time,
     key::hash,
     letter::{Trigger, row_payload},
-    mutant::{self, Mutant},
     operator::{Advance, Failure, Mode, Outcome, Scope, Unit},
     table::StateTable,
 };
 use millstream_runtime::table::{EntryId, Table, Value};
 
-use super::columns::{Closed, Columns, Input, Sums, read_sums};
+use super::columns::{Closed, Columns, Input, Sums, give_late, read_sums};
 use crate::{process::Result, rows::reject_long_key};
 
 #[derive(Clone, Debug)]
@@ -118,14 +117,7 @@ impl Sessions {
                 }
             }
         }
-        if mutant::is(Mutant::SwallowLate) {
-            late.pop();
-        }
-        if !late.is_empty() {
-            scope.out.counters.late += late.len() as u64;
-            scope.out.rows.push((1, rows.take(&late.into()).map_err(crate::flow::failure)?));
-        }
-        Ok(())
+        give_late(rows, late, scope)
     }
 
     fn add(&mut self, entry: EntryId, input: &Input<'_>, row: usize, watermark: i64) -> Result<()> {
@@ -184,10 +176,7 @@ impl Sessions {
                 self.close(entry, watermark, left, &mut closed, scope)?;
             }
         }
-        if !closed.is_empty() {
-            scope.out.counters.emitted += closed.len() as u64;
-            scope.out.rows.push((0, self.columns.rows(&closed)?));
-        }
+        self.columns.give(&closed, scope)?;
         Ok(state)
     }
 
@@ -211,25 +200,8 @@ impl Sessions {
             *value = Some(open);
         }
         for session in ended {
-            scope.out.counters.fired += 1;
-            let mut results = Vec::new();
-            let outcome = scope.unit(|_| {
-                results = self.columns.results(&session.sums)?;
-                Ok(())
-            })?;
             let end = session.last.saturating_add(self.gap);
-            match outcome {
-                Outcome::Done => {
-                    closed.push(Closed { key: key.clone(), start: session.first, end, results });
-                }
-                Outcome::Failed(failure) => {
-                    let mut payload = Vec::new();
-                    session.sums.encode(&mut payload)?;
-                    let unit = Unit { trigger: Trigger::Firing, key: &key, origin: Origin::NONE };
-                    scope.dead(&unit, failure, payload);
-                    scope.out.counters.dead_firings += 1;
-                }
-            }
+            self.columns.fire(&key, session.first..end, &session.sums, closed, scope)?;
         }
         Ok(())
     }
