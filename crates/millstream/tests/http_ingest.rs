@@ -269,7 +269,12 @@ fn at_its_limit_for_stored_bytes_a_node_names_that_and_no_full_disk() {
     let node = node.http(":0").start().unwrap();
     node.deploy(&flow(folder.path())).unwrap();
     let address = node.http().unwrap();
-    let answer = post(address, RECORDS, &[], "{\"sensor\":\"a\",\"celsius\":1}");
+    let mut answer = None;
+    until("the source is open", || {
+        let said = answer.insert(post(address, RECORDS, &[], "{\"sensor\":\"a\",\"celsius\":1}"));
+        said.status != 503
+    });
+    let answer = answer.unwrap();
     assert_eq!((answer.status, answer.has("retry-after: 1")), (429, true), "{answer:?}");
     let expected = json!({
         "code": "M0006",
