@@ -74,6 +74,21 @@ pub struct FrameHeader {
     pub schema: u64,
 }
 
+impl FrameHeader {
+    /// Of a frame that no task has written: it moves no time.
+    pub fn from_outside(kind: FrameKind, schema: &Schema) -> FrameHeader {
+        FrameHeader {
+            kind,
+            status: Status::Active,
+            producer: TaskId(u32::MAX),
+            turn: 0,
+            watermark: Time::MIN,
+            rows: 0,
+            schema: fingerprint(schema),
+        }
+    }
+}
+
 /// A header and the bytes of its rows. Cloning shares the bytes.
 #[derive(Clone)]
 pub struct Frame {

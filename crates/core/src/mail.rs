@@ -12,11 +12,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
-use crate::{
-    Error, Frame, FrameHeader, FrameKind, Origin, Result, Status, Time,
-    frame::{FrameEncoder, fingerprint},
-    turn::TaskId,
-};
+use crate::{Error, Frame, FrameHeader, FrameKind, Origin, Result, Time, frame::FrameEncoder};
 
 /// How often a message may cause another before the chain is cut.
 pub const HOPS_MAX: u32 = 1000;
@@ -101,15 +97,7 @@ pub fn kill(key: &[u8]) -> Result<Frame> {
         origin: Origin::NONE,
         event_time: Time::MIN,
     };
-    let header = FrameHeader {
-        kind: FrameKind::Mail,
-        status: Status::Active,
-        producer: TaskId(u32::MAX),
-        turn: 0,
-        watermark: Time::MIN,
-        rows: 0,
-        schema: fingerprint(&SCHEMA),
-    };
+    let header = FrameHeader::from_outside(FrameKind::Mail, &SCHEMA);
     FrameEncoder::default().encode(header, Some(&to_rows(&[mail])?))
 }
 

@@ -19,10 +19,8 @@ use millstream_core::{
     connector::{Chunk, Guarantee, Prepared, Pull, Sink, SinkWriter, Source, SourceReader},
     engine::Engine,
     frame::Frame,
-    key::Slot,
     ledger::Ledger,
     letter::{self, Letter},
-    mail,
     rng::Rng,
 };
 use millstream_io::{JsonDecoder, JsonEncoder, Place};
@@ -179,10 +177,7 @@ impl TestNode {
         let (key, now, node) = (key.into(), self.now(), self.world().node().clone());
         let info = node.kinds().into_iter().find(|k| k.name == kind);
         let info = info.unwrap_or_else(|| panic!("no process kind `{kind}`"));
-        let partition = Slot::of(key.bytes()).partition(info.mailbox.partitions);
-        mail::kill(key.bytes())
-            .and_then(|frame| node.engine().append(info.mailbox.stream, partition, frame))
-            .unwrap_or_else(|e| panic!("a kill of `{key}`: {e}"));
+        node.kill(&info, key.bytes()).unwrap_or_else(|e| panic!("a kill of `{key}`: {e}"));
         node.note_kill(&info, key.bytes(), now);
         self
     }

@@ -20,12 +20,13 @@ use std::{
 };
 
 use millstream_core::{
-    Batch, Code, Error, FrameHeader, FrameKind, Result, Status, Time,
+    Batch, Code, Error, FrameHeader, FrameKind, Result, Time,
     connector::Guarantee,
-    engine::{Engine, StreamSpec},
-    frame::{FrameEncoder, fingerprint},
+    engine::{Engine, StreamSpec, Ticket},
+    frame::FrameEncoder,
     key::{Slot as KeySlot, display},
-    turn::{StreamId, TaskId},
+    mail,
+    turn::StreamId,
 };
 
 use self::tenant::Tenant;
@@ -490,15 +491,7 @@ impl Node {
         }
         let mut out = lock(&self.reports);
         let wire = Batch::wire_schema(&report::SCHEMA);
-        let header = FrameHeader {
-            kind: FrameKind::Rows,
-            status: Status::Active,
-            producer: TaskId(u32::MAX),
-            turn: 0,
-            watermark: Time::MIN,
-            rows: 0,
-            schema: fingerprint(&wire),
-        };
+        let header = FrameHeader::from_outside(FrameKind::Rows, &wire);
         let stream = out.stream;
         let appended = report::to_batch(&reports)
             .and_then(|b| b.to_wire(&wire))
@@ -625,6 +618,15 @@ impl Node {
         let tenant = lock(&slot.current).clone();
         let task = tenant.task.try_lock();
         task.map_or(Looked::Busy, |mut task| task.look(&kind.name, key))
+    }
+
+    /// Puts a kill into a process's mailbox: durable, fenced and in order, like any other message.
+    ///
+    /// # Errors
+    /// If the engine does not take it.
+    pub fn kill(&self, kind: &KindInfo, key: &[u8]) -> Result<Ticket> {
+        let partition = KeySlot::of(key).partition(kind.mailbox.partitions);
+        self.engine.append(kind.mailbox.stream, partition, mail::kill(key)?)
     }
 
     /// Says on `$supervisor` that a person has ended a process.

@@ -11,7 +11,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use millstream_core::{Error, Key, Result, Slot, engine::Ticket, key::display, mail};
+use millstream_core::{Error, Key, Result, Slot, engine::Ticket, key::display};
 use millstream_runtime::{
     node::{KindInfo, Looked},
     threads::now,
@@ -247,16 +247,14 @@ pub async fn kill_without_text(node: Node, Path(kind): Path<String>) -> Response
     kill(node, Path((kind, String::new()))).await
 }
 
-/// Puts a kill into the process's mailbox: durable, fenced and in order, like any other message.
+/// Ends a process, durably.
 async fn end(node: Arc<Shared>, kind: String, key: String) -> Result<Killed> {
     let process = look(node.clone(), kind, key).await?.0;
     let kinds = node.node.kinds();
     let info = kinds.into_iter().find(|k| k.name == process.kind && k.flow == process.flow);
     let shown = display(&process.key);
     let info = info.ok_or_else(|| view::unknown_key(&process.kind, &shown))?;
-    let kill = mail::kill(&process.key)?;
-    let ticket = node.engine().append(info.mailbox.stream, process.partition, kill)?;
-    durable(&node, ticket).await?;
+    durable(&node, node.node.kill(&info, &process.key)?).await?;
     node.node.note_kill(&info, &process.key, now());
     Ok(Killed { flow: process.flow, kind: process.kind, key: shown, partition: process.partition })
 }
