@@ -18,6 +18,8 @@ mod status;
 mod streams;
 mod walk;
 
+use millstream_core::{Error, nearest};
+
 pub use letters::{LetterView, dead, letter};
 pub use process::{Found, ProcessView, ShowState, find_process, process_in_log, processes};
 pub(crate) use process::{unknown_key, unknown_kind};
@@ -25,6 +27,28 @@ pub use reports::{ReportView, supervisor};
 pub use rows::{TailRow, json_rows};
 pub use status::{FlowView, LedgerView, StageView, Status, flows, ledger, status};
 pub use streams::{StreamView, resolve, streams, tail};
+
+/// Flow, stage and partition of a task, which its name is made of.
+fn task_path(name: &str) -> Option<(&str, &str, &str)> {
+    let mut parts = name.rsplitn(3, '/');
+    let (partition, stage, flow) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((flow, stage, partition))
+}
+
+/// What can be asked for instead of `wrong`; `none` is the advice if there is nothing.
+fn instead<'a>(
+    error: Error,
+    wrong: &str,
+    known: impl Iterator<Item = &'a str>,
+    none: &str,
+) -> Error {
+    let all: Vec<&str> = known.collect();
+    match nearest(wrong, all.iter().copied()) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None if all.is_empty() => error.help(none),
+        None => error.help(format!("there are: {}", all.join(", "))),
+    }
+}
 
 /// Things in one answer, at most.
 pub const LIMIT_MAX: usize = 10_000;

@@ -11,7 +11,7 @@ use millstream_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{LIMIT_MAX, rows::values, walk};
+use super::{LIMIT_MAX, instead, rows::values, walk};
 
 /// The stream that holds a flow's letters.
 const DEAD: &str = "$dead";
@@ -107,11 +107,7 @@ fn streams(engine: &dyn Engine, flow: Option<&str>) -> Result<Vec<StreamInfo>> {
         names.extend(info.spec.name.strip_suffix(&format!("/{DEAD}")).map(str::to_string));
     }
     let error = Error::new(Code::Unknown, format!("there is no flow `{flow}`"));
-    Err(match millstream_core::nearest(flow, names.iter().map(String::as_str)) {
-        Some(near) => error.help(format!("did you mean `{near}`?")),
-        None if names.is_empty() => error.help("no flow has run here yet"),
-        None => error.help(format!("there are: {}", names.join(", "))),
-    })
+    Err(instead(error, flow, names.iter().map(String::as_str), "no flow has run here yet"))
 }
 
 /// Letters of one flow, or of each flow: from number `from`, or the last ones; at most `limit` of

@@ -9,11 +9,12 @@ use millstream_core::{
     Code, Error, Key, Result, Slot,
     engine::Engine,
     key::display,
-    nearest,
     turn::{TableId, TaskId},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::{instead, task_path};
 
 /// Turns a process's committed bytes into something to look at: an object with at least `version`,
 /// `timers` and `state`. Handed in, since only the typed API knows what it has written.
@@ -43,11 +44,7 @@ fn tasks(engine: &dyn Engine, kind: &str) -> Result<Vec<(String, BTreeMap<u32, T
     let mut flows: BTreeMap<String, BTreeMap<u32, TaskId>> = BTreeMap::new();
     let mut stages: BTreeMap<String, Vec<TaskId>> = BTreeMap::new();
     for (name, id, _) in engine.tasks() {
-        let mut parts = name.rsplitn(3, '/');
-        let (Some(partition), Some(stage), Some(flow)) = (parts.next(), parts.next(), parts.next())
-        else {
-            continue;
-        };
+        let Some((flow, stage, partition)) = task_path(&name) else { continue };
         if stage == kind
             && let Ok(partition) = partition.parse()
         {
@@ -62,13 +59,16 @@ fn tasks(engine: &dyn Engine, kind: &str) -> Result<Vec<(String, BTreeMap<u32, T
     let mut kinds = BTreeSet::new();
     for (stage, tasks) in &stages {
         let table = TableId::of(stage);
+        let mut has = false;
         for task in tasks {
             engine.visit_state(*task, &mut |change| {
-                if change.table == table {
-                    kinds.insert(stage.as_str());
-                }
+                has |= change.table == table;
                 Ok(())
             })?;
+            if has {
+                kinds.insert(stage.as_str());
+                break;
+            }
         }
     }
     Err(unknown_kind(kind, &kinds))
@@ -77,14 +77,7 @@ fn tasks(engine: &dyn Engine, kind: &str) -> Result<Vec<(String, BTreeMap<u32, T
 /// That there is no such kind, and which there are.
 pub(crate) fn unknown_kind(kind: &str, kinds: &BTreeSet<&str>) -> Error {
     let error = Error::new(Code::Unknown, format!("there is no process kind `{kind}`"));
-    match nearest(kind, kinds.iter().copied()) {
-        Some(near) => error.help(format!("did you mean `{near}`?")),
-        None if kinds.is_empty() => error.help("no flow here has processes yet"),
-        None => {
-            let kinds: Vec<&str> = kinds.iter().copied().collect();
-            error.help(format!("there are: {}", kinds.join(", ")))
-        }
-    }
+    instead(error, kind, kinds.iter().copied(), "no flow here has processes yet")
 }
 
 /// That there is no such process.

@@ -11,6 +11,8 @@ use millstream_core::{
 use millstream_runtime::node::{FlowState, Node};
 use serde::{Deserialize, Serialize};
 
+use super::task_path;
+
 /// How a node is, or what its directory says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -119,10 +121,7 @@ pub fn status(engine: &dyn Engine, node: Option<&Node>) -> Result<Status> {
 pub fn flows(engine: &dyn Engine, node: Option<&Node>) -> Result<Vec<FlowView>> {
     let mut flows: BTreeMap<String, (FlowView, BTreeMap<String, StageView>)> = BTreeMap::new();
     for (name, id, progress) in engine.tasks() {
-        let mut parts = name.rsplitn(3, '/');
-        let (Some(_), Some(stage), Some(flow)) = (parts.next(), parts.next(), parts.next()) else {
-            continue;
-        };
+        let Some((flow, stage, _)) = task_path(&name) else { continue };
         let (view, stages) = flows.entry(flow.to_string()).or_default();
         let entry = stages.entry(stage.to_string()).or_default();
         entry.tasks += 1;
