@@ -432,6 +432,15 @@ impl<P: Process> ProcessHost<P> {
         }
     }
 
+    /// Fires a process's event timers that are due before its next row or message.
+    fn fire_before(&mut self, entry: EntryId, now: Time, scope: &mut Scope<'_>) -> Result<()> {
+        scope.probe.leave(); // a state that is read back may need the user's `migrate`
+        match self.may_be_due(entry, now) {
+            true => self.fire(entry, 0, now, &mut { usize::MAX }, scope),
+            false => Ok(()),
+        }
+    }
+
     /// Hands over what units have emitted.
     fn flush(&mut self, scope: &mut Scope<'_>) -> Result<()> {
         scope.probe.leave();
@@ -518,10 +527,7 @@ impl<P: Process> Operator for ProcessHost<P> {
             let entry = self.table.entry(hash(key), key);
             let stamp = rows.stamp(row);
             let watermark = scope.watermark_at(stamp);
-            scope.probe.leave(); // a state that is read back may need the user's `migrate`
-            if self.may_be_due(entry, watermark) {
-                self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
-            }
+            self.fire_before(entry, watermark, scope)?;
             let event_time = times.map(|t| Time::from_ms(t[row]));
             let moment = Moment {
                 now: scope.clock,
@@ -562,10 +568,7 @@ impl<P: Process> Operator for ProcessHost<P> {
                 continue;
             }
             let entry = self.table.entry(hash(&message.key), &message.key);
-            scope.probe.leave(); // a state that is read back may need the user's `migrate`
-            if self.may_be_due(entry, watermark) {
-                self.fire(entry, 0, watermark, &mut usize::MAX.clone(), scope)?;
-            }
+            self.fire_before(entry, watermark, scope)?;
             let event_time = Some(message.event_time).filter(|t| *t != Time::MIN);
             let moment = Moment {
                 now: scope.clock,

@@ -280,16 +280,21 @@ impl Process for Patient {
     }
 }
 
+/// A node whose processes hang.
+fn hanging<P: Process<In = Row, Out = Out>>(turn_rows: usize) -> TestNode {
+    let flow = Flow::new("f")
+        .partitions(3)
+        .source("rows", JsonLinesFile::open("in.jsonl"))
+        .key_by("key")
+        .process::<P>("kind", OnError::DeadLetter)
+        .sink("out", JsonLinesFile::create("out.jsonl"));
+    TestNode::new(flow).seed(turn_rows as u64).turn_rows(turn_rows)
+}
+
 #[test]
 fn ten_handlers_that_never_return_cost_ten_rows() {
     for turn_rows in [1, 7, 100_000] {
-        let flow = Flow::new("f")
-            .partitions(3)
-            .source("rows", JsonLinesFile::open("in.jsonl"))
-            .key_by("key")
-            .process::<Patient>("patient", OnError::DeadLetter)
-            .sink("out", JsonLinesFile::create("out.jsonl"));
-        let mut t = TestNode::new(flow).seed(turn_rows as u64).turn_rows(turn_rows);
+        let mut t = hanging::<Patient>(turn_rows);
         let mut sums: BTreeMap<String, i64> = BTreeMap::new();
         let (mut places, mut good) = (Vec::new(), 0);
         for i in 0..400_i64 {
@@ -350,13 +355,7 @@ impl Process for Endless {
 #[test]
 fn a_state_whose_serialisation_never_returns_costs_the_row_that_left_it() {
     for turn_rows in [1, 7, 100_000] {
-        let flow = Flow::new("f")
-            .partitions(3)
-            .source("rows", JsonLinesFile::open("in.jsonl"))
-            .key_by("key")
-            .process::<Endless>("endless", OnError::DeadLetter)
-            .sink("out", JsonLinesFile::create("out.jsonl"));
-        let mut t = TestNode::new(flow).seed(turn_rows as u64).turn_rows(turn_rows);
+        let mut t = hanging::<Endless>(turn_rows);
         for i in 0..40_i64 {
             let key = format!("k{}", i % 5);
             t.put("rows", json!({ "key": key, "ts": 0, "n": i, "how": "good" }));
