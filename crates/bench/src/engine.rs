@@ -174,7 +174,7 @@ fn engine(part: &Part) -> Result<Written> {
 }
 
 fn open(engine: &EmbeddedEngine, name: &str, inputs: Vec<InputSpec>) -> Result<Box<dyn Lease>> {
-    let spec = TaskSpec { name: name.into(), inputs, waker: Arc::new(|| {}) };
+    let spec = TaskSpec { name: name.into(), tasks: 1, inputs, waker: Arc::new(|| {}) };
     loop {
         if let Some(lease) = engine.open(&spec)? {
             return Ok(lease);

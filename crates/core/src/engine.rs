@@ -9,6 +9,8 @@
 //! - Tasks read committed frames; whatever leaves the node waits for [`Lease::durable`].
 //! - A commit to an internal stream is never refused; see [`Engine::backlog`] for back-pressure.
 
+mod spec;
+
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -21,11 +23,12 @@ use crate::{
 };
 
 /// What a stream is, as created once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamSpec {
     /// `flow/stream`, unique in the engine.
     pub name: String,
     /// The users' columns (the wire adds stamp and origin).
+    #[serde(with = "spec::schema")]
     pub schema: SchemaRef,
     /// 1 to 1024.
     pub partitions: u32,
@@ -75,6 +78,8 @@ pub type Waker = Arc<dyn Fn() + Send + Sync>;
 pub struct TaskSpec {
     /// `flow/stage/partition`, unique in the engine and never positional.
     pub name: String,
+    /// How many tasks its stage has.
+    pub tasks: u32,
     /// What it reads; attaching a consumer keeps frames from being trimmed before it has read them.
     pub inputs: Vec<InputSpec>,
     /// Called when an input has new frames or a turn has settled or become durable.

@@ -82,7 +82,7 @@ pub struct Progress {
     /// Everything the task has counted since it exists.
     pub counters: TaskCounters,
     /// What the task's connector wants back: a source's position, a sink's unconfirmed range.
-    #[serde(with = "bytes")]
+    #[serde(with = "crate::wire::bytes")]
     pub note: Vec<u8>,
 }
 
@@ -194,39 +194,6 @@ fn read_change<'a>(r: &mut Reader<'a>) -> Result<Change<'a>> {
         n => Some(r.bytes(n - 1)?),
     };
     Ok(Change { table, key, value })
-}
-
-mod bytes {
-    //! Serialises bytes as bytes, not as a sequence of numbers.
-    use serde::{Deserializer, Serializer, de::Visitor};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_bytes(bytes)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
-        struct Bytes;
-        impl<'de> Visitor<'de> for Bytes {
-            type Value = Vec<u8>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("bytes")
-            }
-            fn visit_bytes<E>(self, v: &[u8]) -> Result<Vec<u8>, E> {
-                Ok(v.to_vec())
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(
-                self,
-                mut a: A,
-            ) -> Result<Vec<u8>, A::Error> {
-                let mut out = Vec::new();
-                while let Some(b) = a.next_element()? {
-                    out.push(b);
-                }
-                Ok(out)
-            }
-        }
-        d.deserialize_byte_buf(Bytes)
-    }
 }
 
 #[cfg(test)]

@@ -10,9 +10,11 @@
 //! - Once a writer is [`Outcome::Ready`], no older writer of its id can commit, and what that one
 //!   has begun is decided.
 
+#[cfg(feature = "brokers")]
+pub mod rd;
 mod records;
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use millstream_core::{Error, Result, Time, engine::Waker};
 
@@ -31,6 +33,12 @@ impl TopicPartition {
     /// Partition `partition` of `topic`.
     pub fn new(topic: impl Into<Arc<str>>, partition: u32) -> TopicPartition {
         TopicPartition { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.topic, self.partition)
     }
 }
 

@@ -110,6 +110,7 @@ pub fn stream(name: &str, partitions: u32, retain_bytes: u64) -> StreamSpec {
 pub fn task(name: &str, inputs: &[(StreamId, u32)]) -> TaskSpec {
     TaskSpec {
         name: name.into(),
+        tasks: 1 + name.rsplit('/').next().and_then(|n| n.parse().ok()).unwrap_or(0),
         inputs: inputs.iter().map(|(s, p)| InputSpec { stream: *s, partition: *p }).collect(),
         waker: Arc::new(|| ()),
     }

@@ -247,6 +247,7 @@ impl Task {
         };
         let spec = TaskSpec {
             name: self.name(),
+            tasks: self.stage.partitions,
             inputs: inputs.as_ref().map_or_else(Vec::<InputSpec>::new, StreamInputs::specs),
             waker: self.around.waker.clone(),
         };

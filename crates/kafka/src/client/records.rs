@@ -185,6 +185,11 @@ impl Collected {
         self.bytes.len() + self.list.len() * size_of::<Place>()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// Takes all that were collected, if any.
     pub fn take(&mut self) -> Option<Fetched> {
         if self.list.is_empty() {

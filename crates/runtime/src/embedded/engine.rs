@@ -19,10 +19,9 @@ use super::{
     ledger,
     lock::DirLock,
     options::Options,
-    record::{Kind, OpenMeta, Record, StreamMeta},
+    record::{Kind, OpenMeta, Record},
     recover::recover,
     shared::{Inner, Reader, Shared},
-    snapshot::conflict,
     state::{no_partition, partition},
 };
 
@@ -158,11 +157,11 @@ impl Engine for EmbeddedEngine {
                 ),
             ));
         }
-        let mut record = Record::new(Kind::Stream, &StreamMeta::of(spec), Vec::new())?;
+        let mut record = Record::new(Kind::Stream, spec, Vec::new())?;
         let mut inner = self.shared.lock();
         if let Some(id) = inner.state.stream_ids.get(&spec.name).copied() {
             return match inner.state.streams.get(id as usize) {
-                Some(stream) if stream.spec != *spec => Err(conflict(&stream.spec, spec)),
+                Some(stream) if stream.spec != *spec => Err(stream.spec.conflict(spec)),
                 _ => Ok(StreamId(id)),
             };
         }

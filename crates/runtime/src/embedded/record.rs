@@ -18,7 +18,7 @@ use std::sync::Arc;
 use arrow_buffer::Buffer;
 use millstream_core::{
     Error, Frame, Result,
-    engine::InputSpec,
+    engine::{InputSpec, StreamSpec},
     turn::{Delta, Progress, TaskId},
 };
 use serde::{Deserialize, Serialize};
@@ -162,17 +162,6 @@ impl OutputMeta {
     }
 }
 
-/// Metadata of [`Kind::Stream`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct StreamMeta {
-    pub name: String,
-    /// An Arrow IPC schema.
-    #[serde(with = "super::snapshot::bytes")]
-    pub schema: Vec<u8>,
-    pub partitions: u32,
-    pub retain_bytes: u64,
-}
-
 /// Metadata of [`Kind::Open`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OpenMeta {
@@ -224,7 +213,7 @@ pub(super) struct Entry {
 /// A record's metadata, decoded.
 pub(super) enum Meta {
     Start(super::snapshot::Start),
-    Stream(StreamMeta),
+    Stream(StreamSpec),
     Open(OpenMeta),
     Turn(TurnMeta<Progress>),
     Append(OutputMeta),

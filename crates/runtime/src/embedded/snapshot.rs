@@ -5,13 +5,12 @@
 //! instead: at that moment the state in memory is already ahead of the log.
 
 use millstream_core::{
-    Code, Error, Result,
     engine::{InputSpec, StreamSpec},
     turn::{Progress, TaskId},
 };
 use serde::{Deserialize, Serialize};
 
-use super::record::{RunMeta, StreamMeta};
+use super::record::RunMeta;
 
 /// The metadata of a segment's first record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,7 +40,7 @@ pub(super) struct Snapshot {
 /// A stream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct StreamSnap {
-    pub stream: StreamMeta,
+    pub stream: StreamSpec,
     pub partitions: Vec<PartitionSnap>,
 }
 
@@ -78,78 +77,4 @@ pub(super) struct TaskSnap {
 pub(super) struct Attached {
     pub frame: u64,
     pub row: u64,
-}
-
-impl StreamMeta {
-    pub fn of(spec: &StreamSpec) -> StreamMeta {
-        let mut encoder = arrow_ipc::convert::IpcSchemaEncoder::new();
-        StreamMeta {
-            name: spec.name.clone(),
-            schema: encoder.schema_to_fb(&spec.schema).finished_data().to_vec(),
-            partitions: spec.partitions,
-            retain_bytes: spec.retain_bytes,
-        }
-    }
-
-    pub fn spec(&self) -> Result<StreamSpec> {
-        let schema = arrow_ipc::root_as_schema(&self.schema)
-            .map_err(|e| Error::corrupt(format!("schema of stream {}: {e}", self.name)))?;
-        Ok(StreamSpec {
-            name: self.name.clone(),
-            schema: std::sync::Arc::new(arrow_ipc::convert::fb_to_schema(schema)),
-            partitions: self.partitions,
-            retain_bytes: self.retain_bytes,
-        })
-    }
-}
-
-/// The columns of a stream as a person reads them in an error.
-fn columns(spec: &StreamSpec) -> String {
-    let columns: Vec<String> = spec
-        .schema
-        .fields()
-        .iter()
-        .map(|f| {
-            format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "?" } else { "" })
-        })
-        .collect();
-    columns.join(", ")
-}
-
-/// The error of a stream asked for as something it is not.
-pub(super) fn conflict(is: &StreamSpec, asked: &StreamSpec) -> Error {
-    let differs = |spec: &StreamSpec| match () {
-        () if is.partitions != asked.partitions => format!("{} partitions", spec.partitions),
-        () if is.schema != asked.schema => format!("columns ({})", columns(spec)),
-        () => format!("{} bytes retained", spec.retain_bytes),
-    };
-    let (name, is_so, asked_so) = (&is.name, differs(is), differs(asked));
-    Error::new(
-        Code::Conflict,
-        format!("stream {name} exists with {is_so}; this flow asks for {asked_so}"),
-    )
-    .help("a step that has run keeps what it reads: give it another name, or begin in another directory")
-}
-
-/// Serialises bytes as bytes, not as a sequence of numbers.
-pub(super) mod bytes {
-    use serde::{Deserializer, Serializer, de::Visitor};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_bytes(bytes)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
-        struct Bytes;
-        impl Visitor<'_> for Bytes {
-            type Value = Vec<u8>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("bytes")
-            }
-            fn visit_bytes<E>(self, v: &[u8]) -> Result<Vec<u8>, E> {
-                Ok(v.to_vec())
-            }
-        }
-        d.deserialize_bytes(Bytes)
-    }
 }

@@ -21,7 +21,7 @@ use millstream_core::{
 use super::{
     record::{
         DeltaMeta, Entry, EvacuateMeta, Item, ManifestMeta, Meta, OpenMeta, OutputMeta, RunMeta,
-        StreamMeta, TurnMeta,
+        TurnMeta,
     },
     snapshot::{Attached, Snapshot, StreamSnap, TaskSnap},
     space::Space,
@@ -271,7 +271,7 @@ impl State {
         let given = match meta {
             Meta::Start(_) => return Err(Error::corrupt("a segment starts twice")),
             Meta::Stream(meta) => {
-                self.apply_stream(meta.spec()?);
+                self.apply_stream(meta);
                 Vec::new()
             }
             Meta::Open(meta) => self.apply_open(meta, seq).map(|()| Vec::new())?,
@@ -310,7 +310,7 @@ impl State {
 
     pub fn snapshot(&self) -> Snapshot {
         let stream = |s: &Stream| StreamSnap {
-            stream: StreamMeta::of(&s.spec),
+            stream: s.spec.clone(),
             partitions: s.partitions.iter().map(Partition::snap).collect(),
         };
         let task = |t: &Task| TaskSnap {
@@ -334,7 +334,7 @@ impl State {
     pub fn from_snapshot(snap: &Snapshot) -> Result<State> {
         let mut state = State::default();
         for s in &snap.streams {
-            let id = state.apply_stream(s.stream.spec()?) as usize;
+            let id = state.apply_stream(s.stream.clone()) as usize;
             state.streams[id].partitions = s.partitions.iter().map(Partition::of).collect();
         }
         for t in &snap.tasks {

@@ -1,0 +1,382 @@
+//! Real brokers, through librdkafka.
+//!
+//! *Why librdkafka:* a decade old, and what other stream processors trust. Two of its gaps are
+//! worked around in [`writer`]: committing waits in steps of 100 ms unless everything was flushed
+//! before, and a commit that was disturbed may reach the broker late (KAFKA-17754), so that its
+//! writer is not used again.
+//! *Threads:* one per writer, one per consumer, one for appending, beside librdkafka's own (about
+//! one for each broker and client).
+//! *Limits:* [`PATIENCE`], [`RECORD_BYTES_MAX`]; a reader's is its own.
+
+mod append;
+mod fetch;
+mod writer;
+
+use std::{
+    future::Future,
+    ops::Range,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context as Polling, Poll, Wake},
+    thread::Thread,
+    time::Duration,
+};
+
+use millstream_core::{Code, Error, Result, Time, engine::Waker};
+use rdkafka::{
+    ClientConfig, ClientContext, Offset, TopicPartitionList,
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+use self::{append::Appender, fetch::Fetchers, writer::RdWriter};
+use super::{Appended, Client, Reader, Records, Start, TopicPartition, TopicSpec, Writer};
+
+/// How long a question to the brokers may take.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+/// The largest record that is sent.
+pub const RECORD_BYTES_MAX: usize = 64 << 20;
+/// Kafka aborts what a dead writer has begun after this long, unless a successor does before.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Replicas of a topic, where there are as many brokers.
+const REPLICAS_MAX: usize = 3;
+
+/// A connection to real brokers.
+pub struct RdClient {
+    properties: Arc<Properties>,
+    context: Context,
+    admin: AdminClient<Context>,
+    /// Asks about offsets; reads nothing.
+    asking: BaseConsumer<Context>,
+    fetchers: Fetchers,
+    appender: Appender,
+}
+
+/// librdkafka's settings.
+pub(super) struct Properties(Vec<(String, String)>);
+
+impl Properties {
+    /// A configuration with these settings and more.
+    fn with(&self, more: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        let ours = [
+            ("socket.nagle.disable", "true"),
+            ("reconnect.backoff.ms", "20"),
+            ("reconnect.backoff.max.ms", "250"),
+            ("retry.backoff.ms", "10"),
+            ("retry.backoff.max.ms", "200"),
+            ("allow.auto.create.topics", "false"),
+        ];
+        for (key, value) in ours.iter().chain(more) {
+            config.set(*key, *value);
+        }
+        for (key, value) in &self.0 {
+            config.set(key, value);
+        }
+        config.set_log_level(RDKafkaLogLevel::Critical);
+        config
+    }
+
+    fn producer(&self, more: &[(&str, &str)]) -> ClientConfig {
+        let bytes_max = (RECORD_BYTES_MAX + (1 << 20)).to_string();
+        let ours = [
+            ("message.max.bytes", bytes_max.as_str()),
+            ("enable.idempotence", "true"),
+            ("batch.size", "1000000"),
+            ("compression.type", "lz4"),
+            ("queue.buffering.max.kbytes", "262144"),
+            ("queue.buffering.max.messages", "1000000"),
+        ];
+        self.with(&[&ours[..], more].concat())
+    }
+
+    fn consumer(&self, group: &str, more: &[(&str, &str)]) -> ClientConfig {
+        let ours = [
+            ("group.id", group),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("isolation.level", "read_committed"),
+            ("auto.offset.reset", "error"),
+            ("check.crcs", "true"),
+        ];
+        self.with(&[&ours[..], more].concat())
+    }
+}
+
+/// Hears what librdkafka has to say.
+#[derive(Clone, Default)]
+struct Context(Arc<Heard>);
+
+#[derive(Default)]
+struct Heard {
+    trouble: Mutex<Option<Error>>,
+}
+
+impl Context {
+    /// An answer has come: the brokers are there.
+    fn well(&self) {
+        lock(&self.0.trouble).take();
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code();
+        // A single connection that was lost is made again, and nobody needs to know.
+        if !matches!(code, Some(RDKafkaErrorCode::BrokerTransportFailure)) {
+            *lock(&self.0.trouble) = Some(unreachable(reason));
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unreachable(reason: impl std::fmt::Display) -> Error {
+    Error::new(Code::Unreachable, format!("kafka: {reason}"))
+        .help("check that the brokers run, and the address behind `kafka://`")
+}
+
+/// What an error of librdkafka is to us.
+fn error(what: &str, e: &KafkaError) -> Error {
+    let code = e.rdkafka_error_code();
+    let message = format!("kafka: {what}: {}", code.map_or(e.to_string(), |c| c.to_string()));
+    use RDKafkaErrorCode as K;
+    match code {
+        Some(K::TopicAuthorizationFailed | K::ClusterAuthorizationFailed)
+        | Some(K::TransactionalIdAuthorizationFailed | K::GroupAuthorizationFailed) => {
+            Error::new(Code::Permission, message)
+                .help("the account needs the rights that docs/cluster.md lists")
+        }
+        Some(K::UnknownTopicOrPartition | K::UnknownTopic | K::UnknownPartition) => {
+            Error::new(Code::Unknown, message)
+        }
+        Some(K::MessageSizeTooLarge | K::InvalidMessageSize) => Error::new(Code::Limit, message)
+            .help("raise the topic's `max.message.bytes`, or write smaller records"),
+        Some(K::InvalidTopic | K::InvalidConfig | K::InvalidReplicationFactor) => {
+            Error::new(Code::Conflict, message)
+        }
+        _ => unreachable(message.trim_start_matches("kafka: ")),
+    }
+}
+
+impl RdClient {
+    /// Connects with librdkafka's `properties`, `bootstrap.servers` among them. `group` names the
+    /// consumer group that reading counts as; no member ever joins it. Answers at once, whether or
+    /// not a broker does.
+    ///
+    /// # Errors
+    /// If a property is none of librdkafka's, or a thread cannot be started.
+    pub fn connect(properties: Vec<(String, String)>, group: &str) -> Result<Arc<RdClient>> {
+        let properties = Arc::new(Properties(properties));
+        let context = Context::default();
+        let make = |e: KafkaError| Error::new(Code::Plan, format!("kafka: {e}"));
+        let admin = properties.with(&[]).create_with_context(context.clone()).map_err(make)?;
+        let asking =
+            properties.consumer(group, &[]).create_with_context(context.clone()).map_err(make)?;
+        Ok(Arc::new(RdClient {
+            fetchers: Fetchers::new(properties.clone(), context.clone(), group),
+            appender: Appender::new(&properties, context.clone()).map_err(make)?,
+            properties,
+            context,
+            admin,
+            asking,
+        }))
+    }
+
+    fn admin_options() -> AdminOptions {
+        AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
+    }
+
+    fn brokers(&self) -> Result<usize> {
+        let metadata = self.asking.fetch_metadata(Some("millstream"), PATIENCE);
+        Ok(metadata.map_err(|e| error("asking which brokers there are", &e))?.brokers().len())
+    }
+
+    /// How many partitions a topic has; 0 if there is none, or none that can be used yet.
+    fn partitions(&self, name: &str) -> Result<u32> {
+        let metadata = self
+            .asking
+            .fetch_metadata(Some(name), PATIENCE)
+            .map_err(|e| error(&format!("asking for topic {name}"), &e))?;
+        self.context.well();
+        let topic = metadata.topics().iter().find(|t| t.name() == name && t.error().is_none());
+        let partitions = topic.map_or(&[][..], |t| t.partitions());
+        match partitions.iter().all(|p| p.leader() >= 0 && p.error().is_none()) {
+            true => Ok(partitions.len() as u32),
+            false => Ok(0),
+        }
+    }
+
+    fn settings(&self, name: &str) -> Result<Vec<(String, String, bool)>> {
+        let what = || format!("asking for the settings of topic {name}");
+        let resource = [ResourceSpecifier::Topic(name)];
+        let found = wait(self.admin.describe_configs(&resource, &RdClient::admin_options()))
+            .map_err(|e| error(&what(), &e))?;
+        let mut settings = Vec::new();
+        for resource in found {
+            let code = |c: RDKafkaErrorCode| error(&what(), &KafkaError::AdminOp(c));
+            for entry in resource.map_err(code)?.entries {
+                let own = entry.source == rdkafka::admin::ConfigSource::DynamicTopic;
+                settings.extend(entry.value.map(|value| (entry.name, value, own)));
+            }
+        }
+        Ok(settings)
+    }
+}
+
+/// Waits for librdkafka's answer, which comes by its own patience.
+fn wait<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Polling::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+fn list(offsets: &[(TopicPartition, u64)]) -> Result<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for (at, offset) in offsets {
+        list.add_partition_offset(&at.topic, at.partition as i32, Offset::Offset(*offset as i64))
+            .map_err(|e| error(&format!("offset {offset}"), &e))?;
+    }
+    Ok(list)
+}
+
+impl Client for RdClient {
+    fn create_topic(&self, topic: &TopicSpec) -> Result<()> {
+        let what = || format!("making topic {}", topic.name);
+        let replicas = self.brokers()?.clamp(1, REPLICAS_MAX) as i32;
+        let new =
+            NewTopic::new(&topic.name, topic.partitions as i32, TopicReplication::Fixed(replicas));
+        let new = topic.settings.iter().fold(new, |new, (key, value)| new.set(key, value));
+        let made = wait(self.admin.create_topics([&new], &RdClient::admin_options()))
+            .map_err(|e| error(&what(), &e))?;
+        for one in made {
+            match one {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((_, code)) => return Err(error(&what(), &KafkaError::AdminOp(code))),
+            }
+        }
+        // Clock: a broker that has not heard of the topic yet would refuse what comes next.
+        let begun = std::time::Instant::now();
+        while self.partitions(&topic.name)? == 0 {
+            if begun.elapsed() > PATIENCE {
+                return Err(unreachable(format!("topic {} has no leaders yet", topic.name)));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    fn topic(&self, name: &str) -> Result<Option<TopicSpec>> {
+        let partitions = self.partitions(name)?;
+        if partitions == 0 {
+            return Ok(None);
+        }
+        let settings = self.settings(name)?.into_iter().map(|(k, v, _)| (k, v)).collect();
+        Ok(Some(TopicSpec { name: name.into(), partitions, settings }))
+    }
+
+    fn set_topic(&self, name: &str, settings: &[(String, String)]) -> Result<()> {
+        // Kafka takes the new settings for all there are.
+        let mut all: Vec<(String, String)> = self
+            .settings(name)?
+            .into_iter()
+            .filter(|(key, _, own)| *own && settings.iter().all(|(k, _)| k != key))
+            .map(|(key, value, _)| (key, value))
+            .collect();
+        all.extend_from_slice(settings);
+        let change = AlterConfig::new(ResourceSpecifier::Topic(name));
+        let change = all.iter().fold(change, |change, (key, value)| change.set(key, value));
+        let what = || format!("changing topic {name}");
+        let changed = wait(self.admin.alter_configs([&change], &RdClient::admin_options()))
+            .map_err(|e| error(&what(), &e))?;
+        for one in changed {
+            one.map_err(|(_, code)| error(&what(), &KafkaError::AdminOp(code)))?;
+        }
+        Ok(())
+    }
+
+    fn range(&self, at: &TopicPartition) -> Result<Range<u64>> {
+        let found = self.asking.fetch_watermarks(&at.topic, at.partition as i32, PATIENCE);
+        let (low, high) = found.map_err(|e| error(&format!("asking how far {at} goes"), &e))?;
+        Ok(low.max(0) as u64..high.max(0) as u64)
+    }
+
+    fn offset_of(&self, at: &TopicPartition, time: Time) -> Result<Option<u64>> {
+        let what = || format!("asking for an offset of {at}");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&at.topic, at.partition as i32, Offset::Offset(time.ms()))
+            .map_err(|e| error(&what(), &e))?;
+        let found = self.asking.offsets_for_times(list, PATIENCE);
+        let found = found.map_err(|e| error(&what(), &e))?;
+        let offset = found.elements().first().map(|e| e.offset());
+        match offset {
+            Some(Offset::Offset(offset)) => Ok(u64::try_from(offset).ok()),
+            _ => Ok(None),
+        }
+    }
+
+    fn delete_before(&self, offsets: &[(TopicPartition, u64)]) -> Result<()> {
+        let what = "removing old records";
+        let deleted = wait(self.admin.delete_records(&list(offsets)?, &RdClient::admin_options()));
+        for one in deleted.map_err(|e| error(what, &e))?.elements() {
+            one.error().map_err(|e| error(what, &e))?;
+        }
+        Ok(())
+    }
+
+    fn mirror(&self, group: &str, offsets: &[(TopicPartition, u64)]) -> Result<()> {
+        let what = || format!("noting offsets of group {group}");
+        let made = self.properties.consumer(group, &[]).create_with_context(self.context.clone());
+        let consumer: BaseConsumer<Context> = made.map_err(|e| error(&what(), &e))?;
+        let list = list(offsets)?;
+        consumer.commit(&list, CommitMode::Sync).map_err(|e| error(&what(), &e))
+    }
+
+    fn writer(&self, id: &str, waker: Waker) -> Result<Box<dyn Writer>> {
+        let writer = RdWriter::start(&self.properties, self.context.clone(), id, waker)?;
+        Ok(Box::new(writer))
+    }
+
+    fn reader(
+        &self,
+        at: &TopicPartition,
+        start: Start,
+        bytes_max: usize,
+        waker: Waker,
+    ) -> Result<Box<dyn Reader>> {
+        self.fetchers.reader(at, start, bytes_max, waker)
+    }
+
+    fn append(&self, records: Records, done: Appended) {
+        self.appender.append(&records, done);
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        lock(&self.context.0.trouble).clone()
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+}

@@ -1,0 +1,275 @@
+//! Reading: many partitions over one consumer, each into an inbox of its own.
+//!
+//! A partition whose inbox is full is paused at the consumer and goes on where it was. A consumer
+//! reads a partition only once; whoever wants it a second time gets another consumer.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use millstream_core::{Code, Error, Result, Time, engine::Waker};
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::Headers,
+};
+
+use super::{Context, PATIENCE, Properties, error, lock};
+use crate::client::{Collected, Fetched, Reader, Record, Start, TopicPartition};
+
+/// How long a consumer waits for records before it looks whether it is still wanted.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What librdkafka fetches ahead for all partitions of a consumer.
+const AHEAD_KBYTES: &str = "32768";
+
+/// The consumers of a connection.
+pub(super) struct Fetchers {
+    properties: Arc<Properties>,
+    context: Context,
+    group: String,
+    all: Mutex<Vec<Arc<Fetcher>>>,
+}
+
+/// A consumer and who reads what from it.
+struct Fetcher {
+    consumer: BaseConsumer<Context>,
+    routes: Mutex<Routes>,
+    stop: AtomicBool,
+}
+
+type Routes = HashMap<Arc<str>, HashMap<u32, Arc<Inbox>>>;
+
+struct Inbox {
+    at: TopicPartition,
+    bytes_max: usize,
+    waker: Waker,
+    state: Mutex<Contents>,
+}
+
+#[derive(Default)]
+struct Contents {
+    collected: Collected,
+    /// The lowest offset that was not handed over yet.
+    next: u64,
+    paused: bool,
+    error: Option<Error>,
+}
+
+impl Fetchers {
+    pub fn new(properties: Arc<Properties>, context: Context, group: &str) -> Fetchers {
+        Fetchers { properties, context, group: group.into(), all: Mutex::default() }
+    }
+
+    pub fn reader(
+        &self,
+        at: &TopicPartition,
+        start: Start,
+        bytes_max: usize,
+        waker: Waker,
+    ) -> Result<Box<dyn Reader>> {
+        let (next, offset) = match start {
+            Start::Earliest => (0, Offset::Beginning),
+            Start::Offset(offset) => (offset, Offset::Offset(offset as i64)),
+        };
+        let state = Mutex::new(Contents { next, ..Contents::default() });
+        let inbox = Arc::new(Inbox { at: at.clone(), bytes_max, waker, state });
+        let fetcher = self.take_in(&inbox)?;
+        let mut list = TopicPartitionList::new();
+        let assigned = list
+            .add_partition_offset(&at.topic, at.partition as i32, offset)
+            .and_then(|()| fetcher.consumer.incremental_assign(&list));
+        let reader = RdReader { fetcher, inbox };
+        assigned.map_err(|e| error(&format!("reading {at}"), &e))?;
+        Ok(Box::new(reader))
+    }
+
+    /// Finds a consumer that does not read the partition yet, or makes one.
+    fn take_in(&self, inbox: &Arc<Inbox>) -> Result<Arc<Fetcher>> {
+        let mut all = lock(&self.all);
+        for fetcher in all.iter() {
+            let mut routes = lock(&fetcher.routes);
+            let topic = routes.entry(inbox.at.topic.clone()).or_default();
+            if !topic.contains_key(&inbox.at.partition) {
+                topic.insert(inbox.at.partition, inbox.clone());
+                drop(routes);
+                return Ok(fetcher.clone());
+            }
+        }
+        let config = self.properties.consumer(
+            &self.group,
+            &[
+                ("fetch.wait.max.ms", "50"),
+                ("fetch.queue.backoff.ms", "5"),
+                ("fetch.error.backoff.ms", "20"),
+                ("queued.max.messages.kbytes", AHEAD_KBYTES),
+                ("receive.message.max.bytes", "200000000"),
+            ],
+        );
+        let consumer = config
+            .create_with_context(self.context.clone())
+            .map_err(|e| error("making a consumer", &e))?;
+        let fetcher =
+            Arc::new(Fetcher { consumer, routes: Mutex::default(), stop: AtomicBool::new(false) });
+        let topic = HashMap::from([(inbox.at.partition, inbox.clone())]);
+        lock(&fetcher.routes).insert(inbox.at.topic.clone(), topic);
+        let (weak, context) = (Arc::downgrade(&fetcher), self.context.clone());
+        std::thread::Builder::new()
+            .name("kafka-reader".into())
+            .stack_size(256 << 10)
+            .spawn(move || fetch(&weak, &context))
+            .map_err(|e| Error::io("thread kafka-reader", &e))?;
+        all.push(fetcher.clone());
+        Ok(fetcher)
+    }
+}
+
+impl Drop for Fetchers {
+    fn drop(&mut self) {
+        lock(&self.all).iter().for_each(|f| f.stop.store(true, Ordering::Relaxed));
+    }
+}
+
+/// Runs while anybody holds the consumer.
+fn fetch(fetcher: &Weak<Fetcher>, context: &Context) {
+    while let Some(fetcher) = fetcher.upgrade().filter(|f| !f.stop.load(Ordering::Relaxed)) {
+        match fetcher.consumer.poll(LOOK_EVERY) {
+            Some(Ok(message)) => {
+                context.well();
+                fetcher.deliver(&message);
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) | None => {}
+            // It is not told which partition has failed.
+            Some(Err(e)) => fetcher.look_around(&e),
+        }
+    }
+}
+
+impl Fetcher {
+    fn inbox(&self, topic: &str, partition: i32) -> Option<Arc<Inbox>> {
+        lock(&self.routes).get(topic)?.get(&(partition as u32)).cloned()
+    }
+
+    fn deliver<M: Message>(&self, message: &M) {
+        let Some(inbox) = self.inbox(message.topic(), message.partition()) else { return };
+        let offset = message.offset().max(0) as u64;
+        let mut headers = Vec::new();
+        if let Some(found) = message.headers() {
+            let bytes = |value: Option<&[u8]>| value.unwrap_or_default().to_vec();
+            headers.extend(found.iter().map(|h| (h.key.to_string(), bytes(h.value))));
+        }
+        let mut state = lock(&inbox.state);
+        if offset < state.next {
+            return; // fetched before the partition was asked for again
+        }
+        let empty = state.collected.is_empty();
+        state.next = offset + 1;
+        state.collected.push(
+            offset,
+            Record {
+                key: message.key(),
+                value: message.payload(),
+                headers: &headers,
+                time: message.timestamp().to_millis().map(Time::from_ms),
+            },
+        );
+        let full = !state.paused && state.collected.bytes() >= inbox.bytes_max;
+        if full {
+            state.paused = true;
+        }
+        drop(state);
+        if full {
+            self.pause(&inbox.at, true);
+        }
+        if empty {
+            (inbox.waker)();
+        }
+    }
+
+    fn pause(&self, at: &TopicPartition, pause: bool) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&at.topic, at.partition as i32);
+        // Refused only for a partition that is no longer read.
+        drop(match pause {
+            true => self.consumer.pause(&list),
+            false => self.consumer.resume(&list),
+        });
+    }
+
+    /// Some partition cannot be read: finds out which.
+    fn look_around(&self, e: &KafkaError) {
+        use RDKafkaErrorCode as K;
+        let gone = match e.rdkafka_error_code() {
+            Some(K::AutoOffsetReset | K::OffsetOutOfRange | K::NoOffset) => false,
+            Some(K::UnknownTopicOrPartition | K::UnknownTopic | K::UnknownPartition) => true,
+            // Everything else passes, or shows as trouble of the connection.
+            _ => return,
+        };
+        let all: Vec<_> = {
+            let routes = lock(&self.routes);
+            routes.values().flat_map(HashMap::values).cloned().collect()
+        };
+        for inbox in all {
+            let (topic, partition) = (&inbox.at.topic, inbox.at.partition as i32);
+            let found = self.consumer.fetch_watermarks(topic, partition, PATIENCE);
+            let mut state = lock(&inbox.state);
+            let next = state.next;
+            let error = match found {
+                Ok((low, _)) if next < low.max(0) as u64 => Error::new(
+                    Code::Limit,
+                    format!("{}: record {next} was removed; the oldest is {low}", inbox.at),
+                ),
+                Ok((_, high)) if next > high.max(0) as u64 => Error::new(
+                    Code::Limit,
+                    format!("{}: there is no record {next}; it ends at {high}", inbox.at),
+                ),
+                Err(e) if gone => error(&format!("reading {}", inbox.at), &e),
+                _ => continue,
+            };
+            state.error = Some(error);
+            drop(state);
+            (inbox.waker)();
+        }
+    }
+}
+
+struct RdReader {
+    fetcher: Arc<Fetcher>,
+    inbox: Arc<Inbox>,
+}
+
+impl Reader for RdReader {
+    fn poll(&mut self) -> Result<Option<Fetched>> {
+        let mut state = lock(&self.inbox.state);
+        let fetched = state.collected.take();
+        let resume = std::mem::take(&mut state.paused);
+        let error = state.error.clone().filter(|_| fetched.is_none());
+        drop(state);
+        if resume {
+            self.fetcher.pause(&self.inbox.at, false);
+        }
+        error.map_or(Ok(fetched), Err)
+    }
+}
+
+impl Drop for RdReader {
+    fn drop(&mut self) {
+        let at = &self.inbox.at;
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&at.topic, at.partition as i32);
+        // First the consumer: what it still delivers goes to an inbox that nobody reads.
+        drop(self.fetcher.consumer.incremental_unassign(&list));
+        let mut routes = lock(&self.fetcher.routes);
+        if let Some(topic) = routes.get_mut(&at.topic) {
+            topic.remove(&at.partition);
+            if topic.is_empty() {
+                routes.remove(&at.topic);
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! Transactions of one id, on a thread of their own: librdkafka's calls wait.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use millstream_core::{Code, Error, Result, engine::Waker};
+use rdkafka::{
+    ClientContext,
+    bindings::rd_kafka_flush,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
+    types::RDKafkaRespErr,
+};
+
+use super::{Context, Properties, TRANSACTION_TIMEOUT, error, lock};
+use crate::client::{Outcome, Records, Writer};
+
+/// How long librdkafka waits in one call; then we look whether the writer is still wanted.
+const CALL: Duration = Duration::from_millis(500);
+/// After this long the outcome of a commit counts as unknown: Kafka has given it up by then.
+const COMMIT_MAX: Duration = Duration::from_secs(12);
+/// How often a transaction that was aborted is tried again.
+const TRIES: usize = 3;
+/// Stack of a writer's thread.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Says whether something went wrong on the way to the brokers.
+#[derive(Clone)]
+struct Watch {
+    context: Context,
+    disturbed: Arc<AtomicBool>,
+    failed: Arc<Mutex<Option<KafkaError>>>,
+}
+
+impl ClientContext for Watch {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.disturbed.store(true, Ordering::Relaxed);
+        self.context.error(error, reason);
+    }
+}
+
+impl ProducerContext for Watch {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((e, _)) = result {
+            lock(&self.failed).get_or_insert_with(|| e.clone());
+        }
+    }
+}
+
+type Transactional = BaseProducer<Watch>;
+
+pub(super) struct RdWriter {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    waker: Waker,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bounded by whoever submits: at most two are undecided.
+    jobs: VecDeque<Records>,
+    outcomes: VecDeque<Outcome>,
+    /// The writer was dropped.
+    closed: bool,
+    /// No transaction will be committed any more.
+    dead: bool,
+}
+
+impl Shared {
+    fn say(&self, outcome: Outcome) {
+        let mut state = lock(&self.state);
+        state.dead |= !matches!(outcome, Outcome::Ready | Outcome::Committed);
+        state.outcomes.push_back(outcome);
+        if state.dead {
+            let left = std::mem::take(&mut state.jobs).len();
+            state.outcomes.extend(std::iter::repeat_n(Outcome::Fenced, left));
+        }
+        drop(state);
+        (self.waker)();
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+
+    /// The next transaction, `None` when the writer was dropped.
+    fn next(&self) -> Option<Records> {
+        let state = lock(&self.state);
+        let mut state = self
+            .work
+            .wait_while(state, |s| s.jobs.is_empty() && !s.closed)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        state.jobs.pop_front().filter(|_| !state.closed)
+    }
+}
+
+impl RdWriter {
+    pub fn start(
+        properties: &Arc<Properties>,
+        context: Context,
+        id: &str,
+        waker: Waker,
+    ) -> Result<RdWriter> {
+        let shared = Arc::new(Shared { waker, state: Mutex::default(), work: Condvar::new() });
+        let (properties, id) = (properties.clone(), id.to_string());
+        let own = shared.clone();
+        std::thread::Builder::new()
+            .name("kafka-writer".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || run(&own, &properties, context, &id))
+            .map_err(|e| Error::io("thread kafka-writer", &e))?;
+        Ok(RdWriter { shared })
+    }
+}
+
+impl Drop for RdWriter {
+    fn drop(&mut self) {
+        lock(&self.shared.state).closed = true;
+        self.shared.work.notify_all();
+    }
+}
+
+impl Writer for RdWriter {
+    fn submit(&mut self, records: Records) {
+        let mut state = lock(&self.shared.state);
+        if state.dead {
+            state.outcomes.push_back(Outcome::Fenced);
+            drop(state);
+            (self.shared.waker)();
+            return;
+        }
+        state.jobs.push_back(records);
+        drop(state);
+        self.shared.work.notify_all();
+    }
+
+    fn outcome(&mut self) -> Option<Outcome> {
+        lock(&self.shared.state).outcomes.pop_front()
+    }
+}
+
+fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
+    let watch = Watch { context, disturbed: Arc::default(), failed: Arc::default() };
+    let timeout = TRANSACTION_TIMEOUT.as_millis().to_string();
+    let config = properties.producer(&[
+        ("transactional.id", id),
+        ("transaction.timeout.ms", &timeout),
+        // Whatever waits is sent by flushing; till then it gathers.
+        ("linger.ms", "50"),
+        ("delivery.report.only.error", "true"),
+    ]);
+    let producer: Transactional = match config.create_with_context(watch.clone()) {
+        Ok(producer) => producer,
+        Err(e) => return shared.say(Outcome::Refused(error("making a producer", &e))),
+    };
+    let mut told = take_over(shared, &producer, id);
+    while let Some(outcome) = told {
+        let end = !matches!(outcome, Outcome::Ready | Outcome::Committed);
+        shared.say(outcome);
+        if end {
+            return;
+        }
+        watch.context.well();
+        let Some(records) = shared.next() else { return };
+        told = Some(commit(&producer, &watch, &records));
+        if told == Some(Outcome::Committed) && watch.disturbed.swap(false, Ordering::Relaxed) {
+            // The commit may have been sent twice, and the second one may arrive during a later
+            // transaction (KAFKA-17754). A new writer's epoch keeps it out.
+            shared.say(Outcome::Committed);
+            return lock_out(shared);
+        }
+    }
+}
+
+/// Decides everything that follows as lost.
+fn lock_out(shared: &Shared) {
+    let mut state = lock(&shared.state);
+    state.dead = true;
+    let left = std::mem::take(&mut state.jobs).len();
+    state.outcomes.extend(std::iter::repeat_n(Outcome::Fenced, left));
+    drop(state);
+    (shared.waker)();
+}
+
+/// Fences whoever had the id. Goes on until the brokers answer; `None` if nobody wants it any more.
+fn take_over(shared: &Shared, producer: &Transactional, id: &str) -> Option<Outcome> {
+    loop {
+        if shared.is_closed() {
+            return None;
+        }
+        let failed = match producer.init_transactions(CALL) {
+            Ok(()) => return Some(Outcome::Ready),
+            Err(failed) => failed,
+        };
+        producer.poll(Duration::ZERO);
+        match &failed {
+            KafkaError::Transaction(e) if e.is_fatal() => return Some(ending(e, &failed, id)),
+            KafkaError::Transaction(e) if e.is_retriable() => {}
+            _ => return Some(Outcome::Refused(error(&format!("taking over {id}"), &failed))),
+        }
+    }
+}
+
+/// What a fatal error means.
+fn ending(e: &RDKafkaError, failed: &KafkaError, id: &str) -> Outcome {
+    use RDKafkaErrorCode as K;
+    match e.code() {
+        K::Fenced | K::ProducerFenced | K::InvalidProducerEpoch => Outcome::Fenced,
+        _ => Outcome::Refused(error(&format!("writing as {id}"), failed)),
+    }
+}
+
+/// What became of an attempt before its commit was asked for.
+enum Stop {
+    /// It was aborted and may be tried again.
+    Again(Error),
+    End(Outcome),
+}
+
+fn commit(producer: &Transactional, watch: &Watch, records: &Records) -> Outcome {
+    let mut last = None;
+    for _ in 0..TRIES {
+        let begun = producer.begin_transaction().map_err(|e| stopped(producer, &e));
+        let sent = begun.and_then(|()| send(producer, watch, records));
+        match sent {
+            Ok(()) => return finish(producer, watch),
+            Err(Stop::Again(error)) if error.code() == Code::Limit => {
+                return Outcome::Refused(error);
+            }
+            Err(Stop::Again(error)) => last = Some(error),
+            Err(Stop::End(outcome)) => return outcome,
+        }
+    }
+    // The brokers are there and refuse it, or they are not: the task is opened again either way.
+    last.filter(|e| !e.code().retry()).map_or(Outcome::Unknown, Outcome::Refused)
+}
+
+/// Sends everything and waits until all of it is acknowledged.
+fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<(), Stop> {
+    lock(&watch.failed).take();
+    let deadline = Instant::now() + TRANSACTION_TIMEOUT;
+    for (at, record) in records.iter() {
+        let mut message = BaseRecord {
+            topic: &*at.topic,
+            partition: Some(at.partition as i32),
+            payload: record.value,
+            key: record.key,
+            timestamp: record.time.map(|t| t.ms()),
+            headers: headers(record.headers),
+            delivery_opaque: (),
+        };
+        while let Err((e, back)) = producer.send(message) {
+            if e.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull)
+                || Instant::now() > deadline
+            {
+                return Err(stopped(producer, &e));
+            }
+            flush(producer, Duration::from_millis(10));
+            message = back;
+        }
+    }
+    while !flush(producer, CALL) {
+        producer.poll(Duration::ZERO);
+        if lock(&watch.failed).is_some() || Instant::now() > deadline {
+            break;
+        }
+    }
+    producer.poll(Duration::ZERO);
+    match lock(&watch.failed).take() {
+        Some(e) => Err(stopped(producer, &e)),
+        None => Ok(()),
+    }
+}
+
+/// Waits until nothing is on its way, at most `wait`. `BaseProducer::flush` would look every 100 ms.
+#[expect(unsafe_code, reason = "rdkafka has no flush that returns as soon as it is done")]
+fn flush(producer: &Transactional, wait: Duration) -> bool {
+    // SAFETY: the pointer is that of a live client, borrowed for the call; librdkafka's functions
+    // may be called from any thread.
+    let code = unsafe { rd_kafka_flush(producer.client().native_ptr(), wait.as_millis() as i32) };
+    code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+}
+
+/// Ends a transaction that cannot be committed.
+fn stopped(producer: &Transactional, e: &KafkaError) -> Stop {
+    if let KafkaError::Transaction(inner) = e
+        && inner.is_fatal()
+    {
+        return Stop::End(ending(inner, e, "a task"));
+    }
+    if let Some((code, _)) = producer.client().fatal_error() {
+        use RDKafkaErrorCode as K;
+        return Stop::End(match code {
+            K::Fenced | K::ProducerFenced | K::InvalidProducerEpoch => Outcome::Fenced,
+            _ => Outcome::Refused(error("writing", &KafkaError::Global(code))),
+        });
+    }
+    let deadline = Instant::now() + COMMIT_MAX;
+    loop {
+        match producer.abort_transaction(CALL) {
+            Ok(()) => return Stop::Again(error("writing a turn", e)),
+            Err(KafkaError::Transaction(inner)) if inner.is_fatal() => {
+                return Stop::End(ending(&inner, e, "a task"));
+            }
+            Err(_) if Instant::now() > deadline => return Stop::End(Outcome::Unknown),
+            Err(_) => producer.poll(Duration::ZERO),
+        }
+    }
+}
+
+/// Commits what was sent.
+fn finish(producer: &Transactional, watch: &Watch) -> Outcome {
+    watch.disturbed.store(false, Ordering::Relaxed);
+    let deadline = Instant::now() + COMMIT_MAX;
+    loop {
+        let failed = match producer.commit_transaction(CALL) {
+            Ok(()) => return Outcome::Committed,
+            Err(failed) => failed,
+        };
+        producer.poll(Duration::ZERO);
+        match &failed {
+            KafkaError::Transaction(e) if e.is_fatal() => {
+                return match ending(e, &failed, "a task") {
+                    Outcome::Fenced => Outcome::Fenced,
+                    _ => Outcome::Unknown,
+                };
+            }
+            KafkaError::Transaction(e) if e.is_retriable() && Instant::now() < deadline => {
+                watch.disturbed.store(true, Ordering::Relaxed);
+            }
+            // Also where librdkafka would have it aborted: the broker may have committed it.
+            _ => return Outcome::Unknown,
+        }
+    }
+}
+
+pub(super) fn headers(headers: &[(String, Vec<u8>)]) -> Option<OwnedHeaders> {
+    if headers.is_empty() {
+        return None;
+    }
+    let empty = OwnedHeaders::new_with_capacity(headers.len());
+    let add = |all: OwnedHeaders, (key, value): &(String, Vec<u8>)| {
+        all.insert(Header { key, value: Some(value) })
+    };
+    Some(headers.iter().fold(empty, add))
+}
