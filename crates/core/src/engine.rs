@@ -62,7 +62,7 @@ pub struct StreamInfo {
 }
 
 /// One of a task's inputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InputSpec {
     /// Which stream.
     pub stream: StreamId,

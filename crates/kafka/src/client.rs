@@ -171,6 +171,13 @@ pub trait Client: Send + Sync {
         waker: Waker,
     ) -> Result<Box<dyn Reader>>;
 
+    /// What a partition holds from `start` on, at most about `bytes_max` but at least one record;
+    /// `None` at its end. For people: it waits.
+    ///
+    /// # Errors
+    /// As [`Client::topic`], and as [`Reader::poll`].
+    fn read(&self, at: &TopicPartition, start: Start, bytes_max: usize) -> Result<Option<Fetched>>;
+
     /// Appends records outside any transaction, durably, in the order of the calls for each
     /// partition. `done` is called once, from any thread, when the last one is acknowledged.
     fn append(&self, records: Records, done: Appended);

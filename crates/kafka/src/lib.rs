@@ -7,3 +7,4 @@
 //! to real ones.
 
 pub mod client;
+pub mod engine;

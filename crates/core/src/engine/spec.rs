@@ -1,6 +1,6 @@
 //! Streams as they are stored and compared.
 
-use super::StreamSpec;
+use super::{InputSpec, StreamSpec, TaskSpec};
 use crate::{Code, Error};
 
 impl StreamSpec {
@@ -17,6 +17,20 @@ impl StreamSpec {
             format!("stream {name} exists with {is_so}; this flow asks for {asked_so}"),
         )
         .help("a step that has run keeps what it reads: give it another name, or begin in another directory")
+    }
+}
+
+impl TaskSpec {
+    /// The error of this task existing with other inputs.
+    pub fn conflict(&self, exists: &[InputSpec]) -> Error {
+        let (name, asked) = (&self.name, &self.inputs);
+        Error::new(
+            Code::Conflict,
+            format!("task {name} exists with inputs {exists:?}; asked for with {asked:?}"),
+        )
+        .help(
+            "a task keeps its inputs in their order and may get more: give the stage another name",
+        )
     }
 }
 

@@ -34,7 +34,7 @@ use rdkafka::{
 };
 
 use self::{append::Appender, fetch::Fetchers, writer::RdWriter};
-use super::{Appended, Client, Reader, Records, Start, TopicPartition, TopicSpec, Writer};
+use super::{Appended, Client, Fetched, Reader, Records, Start, TopicPartition, TopicSpec, Writer};
 
 /// How long a question to the brokers may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -366,6 +366,10 @@ impl Client for RdClient {
         waker: Waker,
     ) -> Result<Box<dyn Reader>> {
         self.fetchers.reader(at, start, bytes_max, waker)
+    }
+
+    fn read(&self, at: &TopicPartition, start: Start, bytes_max: usize) -> Result<Option<Fetched>> {
+        fetch::read(&self.properties, self.context.clone(), at, start, bytes_max)
     }
 
     fn append(&self, records: Records, done: Appended) {

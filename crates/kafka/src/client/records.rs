@@ -46,6 +46,13 @@ pub struct Record<'a> {
     pub time: Option<Time>,
 }
 
+impl<'a> Record<'a> {
+    /// A record of a key and a value, or the deletion of a key.
+    pub fn of(key: &'a [u8], value: Option<&'a [u8]>) -> Record<'a> {
+        Record { key: Some(key), value, headers: &[], time: None }
+    }
+}
+
 impl Records {
     /// Adds a record.
     pub fn push(&mut self, at: &TopicPartition, record: Record<'_>) {

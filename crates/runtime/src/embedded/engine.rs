@@ -112,14 +112,7 @@ impl EmbeddedEngine {
         let id = inner.state.task_id(&spec.name);
         if let Some(task) = inner.state.task(id) {
             if !spec.inputs.starts_with(&task.inputs) {
-                return Err(Error::new(
-                    Code::Conflict,
-                    format!(
-                        "task {} exists with inputs {:?}; asked for with {:?}",
-                        spec.name, task.inputs, spec.inputs
-                    ),
-                )
-                .help("a task keeps its inputs in their order and may get more: give the stage another name"));
+                return Err(spec.conflict(&task.inputs));
             }
             task.waker = Some(spec.waker.clone());
             if let Some(seq) = task.opening {

@@ -100,7 +100,7 @@ impl Appender {
         let _order = lock(&self.order);
         for (n, (at, record)) in records.iter().enumerate() {
             let message = BaseRecord {
-                topic: &*at.topic,
+                topic: &at.topic,
                 partition: Some(at.partition as i32),
                 payload: record.value,
                 key: record.key,

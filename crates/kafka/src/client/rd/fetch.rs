@@ -4,7 +4,7 @@
 //! reads a partition only once; whoever wants it a second time gets another consumer.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +20,7 @@ use rdkafka::{
     message::Headers,
 };
 
-use super::{Context, PATIENCE, Properties, error, lock};
+use super::{Context, PATIENCE, Properties, error, lock, unreachable};
 use crate::client::{Collected, Fetched, Reader, Record, Start, TopicPartition};
 
 /// How long a consumer waits for records before it looks whether it is still wanted.
@@ -73,16 +73,16 @@ impl Fetchers {
         bytes_max: usize,
         waker: Waker,
     ) -> Result<Box<dyn Reader>> {
-        let (next, offset) = match start {
-            Start::Earliest => (0, Offset::Beginning),
-            Start::Offset(offset) => (offset, Offset::Offset(offset as i64)),
+        let next = match start {
+            Start::Earliest => 0,
+            Start::Offset(offset) => offset,
         };
         let state = Mutex::new(Contents { next, ..Contents::default() });
         let inbox = Arc::new(Inbox { at: at.clone(), bytes_max, waker, state });
         let fetcher = self.take_in(&inbox)?;
         let mut list = TopicPartitionList::new();
         let assigned = list
-            .add_partition_offset(&at.topic, at.partition as i32, offset)
+            .add_partition_offset(&at.topic, at.partition as i32, start.into())
             .and_then(|()| fetcher.consumer.incremental_assign(&list));
         let reader = RdReader { fetcher, inbox };
         assigned.map_err(|e| error(&format!("reading {at}"), &e))?;
@@ -95,9 +95,8 @@ impl Fetchers {
         for fetcher in all.iter() {
             let mut routes = lock(&fetcher.routes);
             let topic = routes.entry(inbox.at.topic.clone()).or_default();
-            if !topic.contains_key(&inbox.at.partition) {
-                topic.insert(inbox.at.partition, inbox.clone());
-                drop(routes);
+            if let Entry::Vacant(free) = topic.entry(inbox.at.partition) {
+                free.insert(inbox.clone());
                 return Ok(fetcher.clone());
             }
         }
@@ -158,26 +157,13 @@ impl Fetcher {
     fn deliver<M: Message>(&self, message: &M) {
         let Some(inbox) = self.inbox(message.topic(), message.partition()) else { return };
         let offset = message.offset().max(0) as u64;
-        let mut headers = Vec::new();
-        if let Some(found) = message.headers() {
-            let bytes = |value: Option<&[u8]>| value.unwrap_or_default().to_vec();
-            headers.extend(found.iter().map(|h| (h.key.to_string(), bytes(h.value))));
-        }
         let mut state = lock(&inbox.state);
         if offset < state.next {
             return; // fetched before the partition was asked for again
         }
         let empty = state.collected.is_empty();
         state.next = offset + 1;
-        state.collected.push(
-            offset,
-            Record {
-                key: message.key(),
-                value: message.payload(),
-                headers: &headers,
-                time: message.timestamp().to_millis().map(Time::from_ms),
-            },
-        );
+        collect(&mut state.collected, message);
         let full = !state.paused && state.collected.bytes() >= inbox.bytes_max;
         if full {
             state.paused = true;
@@ -234,6 +220,55 @@ impl Fetcher {
             state.error = Some(error);
             drop(state);
             (inbox.waker)();
+        }
+    }
+}
+
+fn collect<M: Message>(collected: &mut Collected, message: &M) {
+    let mut headers = Vec::new();
+    if let Some(found) = message.headers() {
+        let bytes = |value: Option<&[u8]>| value.unwrap_or_default().to_vec();
+        headers.extend(found.iter().map(|h| (h.key.to_string(), bytes(h.value))));
+    }
+    let time = message.timestamp().to_millis().map(Time::from_ms);
+    let record = Record { key: message.key(), value: message.payload(), headers: &headers, time };
+    collected.push(message.offset().max(0) as u64, record);
+}
+
+/// Reads one partition by a consumer of its own, up to the end or a bound.
+pub(super) fn read(
+    properties: &Properties,
+    context: Context,
+    at: &TopicPartition,
+    start: Start,
+    bytes_max: usize,
+) -> Result<Option<Fetched>> {
+    let what = || format!("reading {at}");
+    let more = [("enable.partition.eof", "true"), ("fetch.wait.max.ms", "10")];
+    let config = properties.consumer("millstream", &more);
+    let consumer: BaseConsumer<Context> =
+        config.create_with_context(context).map_err(|e| error(&what(), &e))?;
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&at.topic, at.partition as i32, start.into())
+        .and_then(|()| consumer.assign(&list))
+        .map_err(|e| error(&what(), &e))?;
+    let mut collected = Collected::default();
+    while collected.bytes() < bytes_max.max(1) {
+        match consumer.poll(PATIENCE) {
+            Some(Ok(message)) => collect(&mut collected, &message),
+            Some(Err(KafkaError::PartitionEOF(_))) => break,
+            Some(Err(e)) => return Err(error(&what(), &e)),
+            None => return Err(unreachable(format!("no answer, {}", what()))),
+        }
+    }
+    Ok(collected.take())
+}
+
+impl From<Start> for Offset {
+    fn from(start: Start) -> Offset {
+        match start {
+            Start::Earliest => Offset::Beginning,
+            Start::Offset(offset) => Offset::Offset(offset as i64),
         }
     }
 }

@@ -257,7 +257,7 @@ fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<()
     let deadline = Instant::now() + TRANSACTION_TIMEOUT;
     for (at, record) in records.iter() {
         let mut message = BaseRecord {
-            topic: &*at.topic,
+            topic: &at.topic,
             partition: Some(at.partition as i32),
             payload: record.value,
             key: record.key,

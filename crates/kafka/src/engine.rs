@@ -1,0 +1,308 @@
+//! Kafka as an engine: a turn is a transaction.
+//!
+//! *Why:* Kafka already replicates, orders and fences. A task has a transactional id; a turn's
+//! frames, its state and where it stands in its inputs are one transaction under that id. Whoever
+//! takes the id over fences the one before, and reads in the task's state what was committed last.
+//! Group offsets are not used: they would be a second truth, and they expire.
+//!
+//! *Invariants*
+//! - Frame numbers are Kafka's offsets: they rise and have gaps.
+//! - A commit whose outcome nobody knows is never repeated: the lease ends, and the next one finds
+//!   in the log whether it was committed.
+//! - A task without work holds no transaction open.
+//!
+//! *Failure:* a lost lease costs its undecided turns, which are run again.
+//! *Source:* KIP-98, KIP-360, KIP-447.
+
+mod codec;
+mod input;
+mod lease;
+pub mod names;
+mod opening;
+mod outside;
+mod registry;
+mod shared;
+mod tail;
+mod topics;
+pub mod upkeep;
+mod views;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use millstream_core::{
+    Code, Error, Frame, Result,
+    engine::{
+        Backlog, Engine, EngineStats, Health, Lease, StreamInfo, StreamSpec, TaskSpec, Ticket,
+    },
+    ledger::Ledger,
+    turn::{Change, Output, Progress, StreamId, TaskId},
+};
+
+pub use self::upkeep::{Threads, Upkeep};
+use self::{
+    codec::{Line, State},
+    names::Names,
+    opening::{Advanced, Opening},
+    registry::{Registry, Stream},
+    shared::{Shared, Signal, lock},
+    views::OUTSIDE,
+};
+use crate::client::{Client, Start, TopicPartition};
+
+/// What the registry and the progress of all tasks may take in memory unread, in bytes.
+const AHEAD_BYTES: usize = 4 << 20;
+/// State that a visitor is shown at once, in bytes.
+const VISIT_BYTES: usize = 4 << 20;
+
+/// Who this is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The application; nodes of one application share its tasks.
+    pub app: String,
+    /// This node's name, unique in the application.
+    pub node: String,
+    /// Another number for each run of the node.
+    pub incarnation: u64,
+}
+
+/// The engine. Cheap to clone: share it.
+#[derive(Clone)]
+pub struct KafkaEngine {
+    shared: Arc<Shared>,
+    openings: Arc<Mutex<HashMap<String, Box<Opening>>>>,
+}
+
+impl KafkaEngine {
+    /// Makes the application's topics or checks them, and reads which streams and tasks there are.
+    ///
+    /// # Errors
+    /// If Kafka cannot be reached, or the topics are not what they should be.
+    pub fn connect(options: &Options, client: Arc<dyn Client>) -> Result<(KafkaEngine, Upkeep)> {
+        let names = Names::new(&options.app)?;
+        topics::common(client.as_ref(), &names)?;
+        let signal = Arc::new(Signal::default());
+        let reader = |topic: String| -> Result<_> {
+            let (at, signal) = (TopicPartition::new(topic, 0), signal.clone());
+            let waker = Arc::new(move || signal.raise());
+            let reader = client.reader(&at, Start::Earliest, AHEAD_BYTES, waker)?;
+            Ok((client.range(&at)?.end, at, reader))
+        };
+        let (lines, at, registry) = reader(names.registry())?;
+        let (told, _, progress) = reader(names.progress())?;
+        let registry = Registry::new(names.clone(), at, registry);
+        let (node, incarnation) = (options.node.clone(), options.incarnation);
+        let shared = Shared::new(client, names, node, incarnation, registry, signal);
+        let engine = KafkaEngine { shared, openings: Arc::default() };
+        let mut upkeep = Upkeep::new(engine.clone(), progress);
+        engine.wait("what the application has", || {
+            engine.shared.pump()?;
+            Ok(lock(&engine.shared.registry).next >= lines && upkeep.has_heard(told)?)
+        })?;
+        Ok((engine, upkeep))
+    }
+
+    /// Waits until `done`; for people and at the start, never in a task.
+    fn wait(&self, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+        // Clock: whoever asks is no task.
+        let begun = Instant::now();
+        let patience = self.shared.client.patience();
+        loop {
+            let seen = self.shared.signal.seen();
+            if done()? {
+                return Ok(());
+            }
+            if begun.elapsed() > patience {
+                let message = format!("kafka: no answer for {} s: {what}", patience.as_secs());
+                let error = Error::new(Code::Unreachable, message);
+                return Err(self.shared.trouble().unwrap_or(error));
+            }
+            self.shared.signal.wait(seen, Duration::from_millis(50));
+        }
+    }
+
+    /// Opens a task whether or not it is placed here.
+    fn take_over(&self, spec: &TaskSpec) -> Result<Option<Box<dyn Lease>>> {
+        loop {
+            let opening = lock(&self.openings).remove(&spec.name);
+            let opening = match opening {
+                Some(opening) => *opening,
+                None => {
+                    let Some((task, state)) = self.shared.register(spec)? else { return Ok(None) };
+                    Opening::begin(&self.shared, spec, task, state)?
+                }
+            };
+            match opening.advance(&spec.waker)? {
+                Some(Advanced::Open(lease)) => return Ok(Some(lease)),
+                Some(Advanced::Waits(opening)) => {
+                    lock(&self.openings).insert(spec.name.clone(), opening);
+                    return Ok(None);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn stream_info(&self, stream: &Stream) -> Result<StreamInfo> {
+        let shared = &self.shared;
+        let frames = stream.partitions.iter().map(|at| shared.client.range(at));
+        let frames = frames.collect::<Result<Vec<_>>>()?;
+        let (registry, views) = (lock(&shared.registry), lock(&shared.views));
+        Ok(StreamInfo {
+            id: stream.id,
+            spec: stream.spec.clone(),
+            appended_rows: views.appended(stream),
+            frames,
+            backlog: views.backlog(&registry, stream),
+        })
+    }
+}
+
+impl Engine for KafkaEngine {
+    fn create_stream(&self, spec: &StreamSpec) -> Result<StreamId> {
+        if !(1..=1024).contains(&spec.partitions) {
+            let (name, n) = (&spec.name, spec.partitions);
+            let message = format!("stream {name} with {n} partitions; 1 to 1024 are possible");
+            return Err(Error::new(Code::Limit, message));
+        }
+        let find = || {
+            self.shared.pump()?;
+            let registry = lock(&self.shared.registry);
+            registry.stream_called(&spec.name).map_or(Ok(None), |stream| {
+                if stream.spec != *spec {
+                    Err(stream.spec.conflict(spec))
+                } else {
+                    Ok(Some(stream.id))
+                }
+            })
+        };
+        let mut found = find()?;
+        let topic = self.shared.names.stream(&spec.name)?;
+        topics::stream(self.shared.client.as_ref(), &topic, spec)?;
+        if found.is_none() {
+            let signal = self.shared.signal.clone();
+            let refused = Arc::new(Mutex::new(None));
+            let said = refused.clone();
+            let done = move |written: Result<u64>| {
+                *lock(&said) = written.err();
+                signal.raise();
+            };
+            self.shared.write(&Line::Stream(spec.clone()), Box::new(done))?;
+            self.wait(&format!("to make stream {}", spec.name), || {
+                found = find()?;
+                lock(&refused).take().map_or(Ok(found.is_some()), Err)
+            })?;
+        }
+        found.ok_or_else(|| Error::new(Code::Bug, "a stream was made and is not there"))
+    }
+
+    fn streams(&self) -> Vec<StreamInfo> {
+        let streams = lock(&self.shared.registry).streams.clone();
+        streams.iter().filter_map(|stream| self.stream_info(stream).ok()).collect()
+    }
+
+    fn open(&self, spec: &TaskSpec) -> Result<Option<Box<dyn Lease>>> {
+        self.take_over(spec)
+    }
+
+    fn read(
+        &self,
+        stream: StreamId,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Frame)>> {
+        let at = self.shared.partition(stream, partition)?;
+        let from = self.shared.client.range(&at)?.start.max(from);
+        let (mut out, mut bytes) = (Vec::new(), 0);
+        let Some(fetched) = self.shared.client.read(&at, Start::Offset(from), bytes_max)? else {
+            return Ok(out);
+        };
+        for (n, (number, _)) in fetched.iter().enumerate() {
+            let Some(value) = fetched.value(n) else { return Err(codec::foreign(&at, number)) };
+            if bytes > 0 && bytes + value.len() > bytes_max {
+                break;
+            }
+            bytes += value.len();
+            let frame = Frame::decode(value).map_err(|e| e.at(format!("{at}, offset {number}")))?;
+            out.push((number, frame));
+        }
+        Ok(out)
+    }
+
+    fn backlog(&self, stream: StreamId) -> Backlog {
+        let registry = lock(&self.shared.registry);
+        let Some(stream) = registry.stream(stream) else { return Backlog::default() };
+        lock(&self.shared.views).backlog(&registry, stream)
+    }
+
+    fn append(&self, stream: StreamId, partition: u32, frame: Frame) -> Result<Ticket> {
+        self.shared.partition(stream, partition)?;
+        let ticket = self.shared.ticket();
+        lock(&self.shared.outside).push(ticket, Output { stream, partition, frame })?;
+        self.shared.submitted(ticket, 0);
+        self.shared.signal.raise();
+        Ok(ticket)
+    }
+
+    fn durable(&self, ticket: Ticket) -> bool {
+        self.shared.is_decided(ticket)
+    }
+
+    fn ledger(&self) -> Ledger {
+        let registry = lock(&self.shared.registry);
+        lock(&self.shared.views).ledger(&registry)
+    }
+
+    fn committed(&self) -> Ticket {
+        // What Kafka shows to readers is replicated.
+        Ticket(0)
+    }
+
+    fn visit_state(
+        &self,
+        task: TaskId,
+        take: &mut dyn FnMut(Change<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let unknown = || Error::new(Code::Unknown, format!("there is no task {}", task.0));
+        let name = self.task_name(task).ok_or_else(unknown)?;
+        let (stage, partition) = names::split(&name)?;
+        let at = TopicPartition::new(self.shared.names.state(stage)?, partition);
+        let mut start = Start::Earliest;
+        while let Some(fetched) = self.shared.client.read(&at, start, VISIT_BYTES)? {
+            for (offset, record) in fetched.iter() {
+                start = Start::Offset(offset + 1);
+                match codec::state(record.key, record.value) {
+                    Some(State::Changed(change)) => take(change)?,
+                    Some(_) => {}
+                    None => return Err(codec::foreign(&at, offset)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tasks(&self) -> Vec<(String, TaskId, Progress)> {
+        let registry = lock(&self.shared.registry);
+        let views = lock(&self.shared.views);
+        let flows = registry.tasks.iter().filter(|task| !task.name.starts_with(OUTSIDE));
+        let progress = |id| views.task(id).map(|t| t.progress.clone()).unwrap_or_default();
+        flows.map(|task| (task.name.clone(), task.id, progress(task.id))).collect()
+    }
+
+    fn task_name(&self, id: TaskId) -> Option<String> {
+        lock(&self.shared.registry).task(id).map(|task| task.name.clone())
+    }
+
+    fn stats(&self) -> EngineStats {
+        *lock(&self.shared.stats)
+    }
+
+    fn health(&self) -> Health {
+        let error = self.shared.trouble();
+        Health { error, pending_bytes: self.shared.pending_bytes(), ..Health::default() }
+    }
+}

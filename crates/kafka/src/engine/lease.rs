@@ -1,0 +1,175 @@
+//! A task's hold on its transactional id: turns in, transactions out.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use millstream_core::{
+    Code, Error, Frame, Result, Turn,
+    engine::{Lease, Recovered, Settlement, Ticket},
+    turn::{Change, Position, StreamId, TaskId, changes},
+};
+
+use super::{
+    codec::{Appended, Nonce, TURNED, Turned, changed, frame_key, opened, pack},
+    input::Input,
+    shared::Shared,
+    tail::Tail,
+};
+use crate::client::{Outcome, Record, Records, TopicPartition, Writer};
+
+pub(super) struct KafkaLease {
+    pub shared: Arc<Shared>,
+    pub task: TaskId,
+    /// Its partition of its stage's state.
+    pub state: TopicPartition,
+    pub writer: Box<dyn Writer>,
+    pub inputs: Vec<Input>,
+    pub recovered: Recovered,
+    pub tail: Option<Tail>,
+    /// Rows and bytes appended to each partition, with those of undecided turns.
+    pub appended: BTreeMap<(StreamId, u32), (u64, u64)>,
+    /// Openings that the next turn forgets.
+    pub opens: Vec<Nonce>,
+    pub undecided: VecDeque<Undecided>,
+    /// Every turn of this lease up to here is committed.
+    pub committed: Option<Ticket>,
+    /// What has ended the lease, and with which turn.
+    pub end: Option<(Ticket, Settlement)>,
+}
+
+pub(super) struct Undecided {
+    ticket: Ticket,
+    turned: Turned,
+    bytes: u64,
+}
+
+impl KafkaLease {
+    /// The transaction that a turn is.
+    fn transaction(&mut self, turn: Turn) -> Result<(Records, Turned)> {
+        let Turn { progress, delta, outputs } = turn;
+        let mut records = Records::default();
+        for output in &outputs {
+            let at = self.shared.partition(output.stream, output.partition)?;
+            let (rows, bytes) = self.appended.entry((output.stream, output.partition)).or_default();
+            *rows += u64::from(output.frame.header.rows);
+            *bytes += output.frame.bytes().len() as u64;
+            let key = frame_key(self.task, *rows);
+            records.push_shared(&at, &key, output.frame.bytes().clone());
+        }
+        let mut key = Vec::new();
+        for change in changes(delta.bytes()) {
+            let change = change?;
+            changed(&change, &mut key);
+            records.push(&self.state, Record::of(&key, change.value));
+        }
+        for nonce in self.opens.drain(..) {
+            records.push(&self.state, Record::of(&opened(&nonce), None));
+        }
+        let appended = self.appended.iter().map(|(&(stream, partition), &(rows, bytes))| {
+            Appended { stream, partition, rows, bytes }
+        });
+        let appended = appended.collect();
+        let arrived = self.inputs.iter_mut().enumerate().map(|(n, input)| {
+            let position = progress.inputs.get(n).map(|p| p.position).unwrap_or_default();
+            input.arrived(position)
+        });
+        let turned = Turned { arrived: arrived.collect(), progress, appended };
+        records.push(&self.state, Record::of(TURNED, Some(&pack(&turned)?)));
+        Ok((records, turned))
+    }
+
+    /// Hears what became of transactions.
+    fn pump(&mut self) {
+        while let Some(outcome) = self.writer.outcome() {
+            let Some(front) = self.undecided.pop_front() else { continue };
+            self.shared.decided(front.ticket, front.bytes);
+            let end = match outcome {
+                Outcome::Committed if self.end.is_none() => {
+                    self.committed = Some(front.ticket);
+                    self.shared.turned(self.task, front.turned);
+                    continue;
+                }
+                Outcome::Ready | Outcome::Committed | Outcome::Unknown => Settlement::Unknown,
+                Outcome::Fenced => Settlement::Fenced,
+                Outcome::Refused(error) => Settlement::Fatal(error),
+            };
+            self.end.get_or_insert((front.ticket, end));
+        }
+    }
+}
+
+impl Lease for KafkaLease {
+    fn task(&self) -> TaskId {
+        self.task
+    }
+
+    fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    fn restore(
+        &mut self,
+        bytes_max: usize,
+        take: &mut dyn FnMut(Change<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        let Some(tail) = &mut self.tail else { return Ok(true) };
+        let done = tail.restore(bytes_max, take)?;
+        if done {
+            self.tail = None;
+        }
+        Ok(done)
+    }
+
+    fn poll(
+        &mut self,
+        input: usize,
+        from: Position,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Frame)>> {
+        let inputs = self.inputs.len();
+        let no_input = || Error::new(Code::Bug, format!("input {input} of {inputs}"));
+        self.inputs.get_mut(input).ok_or_else(no_input)?.poll(from, bytes_max)
+    }
+
+    fn commit(&mut self, turn: Turn) -> Ticket {
+        let ticket = self.shared.ticket();
+        self.pump();
+        if self.end.is_some() {
+            return ticket;
+        }
+        match self.transaction(turn) {
+            Ok((records, turned)) => {
+                let bytes = records.bytes() as u64;
+                self.shared.submitted(ticket, bytes);
+                self.undecided.push_back(Undecided { ticket, turned, bytes });
+                self.writer.submit(records);
+            }
+            Err(error) => self.end = Some((ticket, Settlement::Fatal(error))),
+        }
+        ticket
+    }
+
+    fn settled(&mut self, ticket: Ticket) -> Settlement {
+        self.pump();
+        match &self.end {
+            _ if self.committed.is_some_and(|committed| ticket <= committed) => Settlement::Ok,
+            Some((at, end)) if *at == ticket => end.clone(),
+            Some(_) => Settlement::Fenced,
+            None => Settlement::Pending,
+        }
+    }
+
+    fn durable(&self, ticket: Ticket) -> bool {
+        self.committed.is_some_and(|committed| ticket <= committed)
+    }
+}
+
+impl Drop for KafkaLease {
+    fn drop(&mut self) {
+        for turn in self.undecided.drain(..) {
+            self.shared.decided(turn.ticket, turn.bytes);
+        }
+    }
+}

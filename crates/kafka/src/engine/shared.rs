@@ -1,0 +1,233 @@
+//! What the engine's parts have in common.
+//!
+//! *Locks* are taken in the order of the fields, and none while Kafka is waited for.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use millstream_core::{
+    Error, Result,
+    engine::{EngineStats, TaskSpec, Ticket, Waker},
+    turn::{StreamId, TaskId},
+};
+
+use super::{
+    codec::{Line, Turned, pack},
+    names::{Names, split},
+    outside::Outside,
+    registry::Registry,
+    views::Views,
+};
+use crate::client::{Client, Record, Records, TopicPartition};
+
+pub(super) struct Shared {
+    pub client: Arc<dyn Client>,
+    pub names: Names,
+    /// This node's name, unique in the application.
+    pub node: String,
+    /// Of this run of the node; with a count it names an opening.
+    pub incarnation: u64,
+    pub registry: Mutex<Registry>,
+    pub views: Mutex<Views>,
+    pub topics: Mutex<Topics>,
+    pub outside: Mutex<Outside>,
+    /// Called when a stream, a task or a topic has come to be.
+    waiting: Mutex<HashMap<String, Waker>>,
+    count: AtomicU64,
+    undecided: Mutex<BTreeSet<Ticket>>,
+    pending_bytes: AtomicU64,
+    pub stats: Mutex<EngineStats>,
+    pub signal: Arc<Signal>,
+    /// Why the upkeep cannot go on.
+    pub trouble: Mutex<Option<Error>>,
+}
+
+/// Topics of state.
+#[derive(Default)]
+pub(super) struct Topics {
+    /// Made and checked.
+    pub there: HashMap<String, Arc<str>>,
+    /// To be made, each with its partitions.
+    pub wanted: HashMap<String, u32>,
+    /// Those that cannot be, and why.
+    pub wrong: HashMap<String, Error>,
+    /// Tasks whose line was written to the registry and was not read yet.
+    pub asked: BTreeSet<String>,
+}
+
+/// Wakes whoever waits for something to change.
+#[derive(Default)]
+pub(super) struct Signal {
+    raised: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Signal {
+    pub fn raise(&self) {
+        *lock(&self.raised) += 1;
+        self.changed.notify_all();
+    }
+
+    /// How often it was raised.
+    pub fn seen(&self) -> u64 {
+        *lock(&self.raised)
+    }
+
+    /// Waits until it was raised since `seen`, at most `wait`.
+    pub fn wait(&self, seen: u64, wait: Duration) {
+        let raised = lock(&self.raised);
+        drop(self.changed.wait_timeout_while(raised, wait, |raised| *raised == seen));
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub fn new(
+        client: Arc<dyn Client>,
+        names: Names,
+        node: String,
+        incarnation: u64,
+        registry: Registry,
+        signal: Arc<Signal>,
+    ) -> Arc<Shared> {
+        Arc::new(Shared {
+            client,
+            names,
+            node,
+            incarnation,
+            registry: Mutex::new(registry),
+            views: Mutex::default(),
+            topics: Mutex::default(),
+            outside: Mutex::default(),
+            waiting: Mutex::default(),
+            count: AtomicU64::new(1),
+            undecided: Mutex::default(),
+            pending_bytes: AtomicU64::new(0),
+            stats: Mutex::default(),
+            signal,
+            trouble: Mutex::default(),
+        })
+    }
+
+    /// A number that was not given before.
+    pub fn number(&self) -> u64 {
+        self.count.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn ticket(&self) -> Ticket {
+        Ticket(self.number())
+    }
+
+    /// A turn is on its way.
+    pub fn submitted(&self, ticket: Ticket, bytes: u64) {
+        lock(&self.undecided).insert(ticket);
+        self.pending_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// It is no longer.
+    pub fn decided(&self, ticket: Ticket, bytes: u64) {
+        lock(&self.undecided).remove(&ticket);
+        self.pending_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn is_decided(&self, ticket: Ticket) -> bool {
+        !lock(&self.undecided).contains(&ticket)
+    }
+
+    pub fn pending_bytes(&self) -> u64 {
+        self.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A turn is committed.
+    pub fn turned(&self, id: TaskId, turned: Turned) {
+        let inputs = {
+            let registry = lock(&self.registry);
+            registry.task(id).map(|t| t.inputs.clone()).unwrap_or_default()
+        };
+        let mut views = lock(&self.views);
+        views.update(id, turned);
+        views.fresh.insert(id);
+        views.read.extend(inputs.iter().map(|i| (i.stream, i.partition)));
+        drop(views);
+        lock(&self.stats).turns += 1;
+    }
+
+    pub fn partition(&self, stream: StreamId, partition: u32) -> Result<TopicPartition> {
+        lock(&self.registry).partition(stream, partition)
+    }
+
+    /// Reads the registry; those who wait for something may look again.
+    pub fn pump(&self) -> Result<()> {
+        if lock(&self.registry).pump()? {
+            self.wake_all();
+        }
+        Ok(())
+    }
+
+    pub fn wake_all(&self) {
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        waiting.into_values().for_each(|waker| waker());
+        self.signal.raise();
+    }
+
+    /// Writes a line to the registry; `done` hears whether it is there.
+    pub fn write(&self, line: &Line, done: crate::client::Appended) -> Result<()> {
+        let mut records = Records::default();
+        let at = TopicPartition::new(self.names.registry(), 0);
+        records.push(&at, Record::of(&[], Some(&pack(line)?)));
+        self.client.append(records, done);
+        Ok(())
+    }
+
+    /// The number of a task and its partition of state; `None` while they are made.
+    pub fn register(self: &Arc<Self>, spec: &TaskSpec) -> Result<Option<(TaskId, TopicPartition)>> {
+        // First, so that nothing that comes from here on goes unnoticed.
+        lock(&self.waiting).insert(spec.name.clone(), spec.waker.clone());
+        self.pump()?;
+        let id = lock(&self.registry).find(spec)?.map(|task| task.id);
+        let mut topics = lock(&self.topics);
+        if id.is_none() && topics.asked.insert(spec.name.clone()) {
+            let line = Line::Task { name: spec.name.clone(), inputs: spec.inputs.clone() };
+            let (shared, name) = (Arc::downgrade(self), spec.name.clone());
+            self.write(
+                &line,
+                Box::new(move |written| {
+                    if let (Some(shared), Err(_)) = (shared.upgrade(), written) {
+                        // To be tried again.
+                        lock(&shared.topics).asked.remove(&name);
+                        shared.wake_all();
+                    }
+                }),
+            )?;
+        }
+        let (stage, partition) = split(&spec.name)?;
+        if let Some(error) = topics.wrong.remove(stage) {
+            return Err(error);
+        }
+        let Some(topic) = topics.there.get(stage).cloned() else {
+            topics.wanted.insert(stage.into(), spec.tasks);
+            drop(topics);
+            self.signal.raise();
+            return Ok(None);
+        };
+        let Some(id) = id else { return Ok(None) };
+        topics.asked.remove(&spec.name);
+        drop(topics);
+        lock(&self.waiting).remove(&spec.name);
+        Ok(Some((id, TopicPartition::new(topic, partition))))
+    }
+
+    /// What keeps Kafka from being reached, as people read it.
+    pub fn trouble(&self) -> Option<Error> {
+        self.client.trouble().or_else(|| lock(&self.trouble).clone())
+    }
+}

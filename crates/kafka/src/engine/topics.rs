@@ -1,0 +1,107 @@
+//! Our topics: how they are made, and what is checked when they are found.
+//!
+//! *Why checked:* a changelog that Kafka trims by age loses state without a word.
+
+use std::sync::Arc;
+
+use millstream_core::{Code, Error, Result, engine::StreamSpec};
+
+use super::shared::Shared;
+use crate::client::{Client, TopicSpec};
+
+/// The largest record of ours, with what Kafka puts around it.
+const RECORD_BYTES_MAX: &str = "68157440";
+/// Kafka compacts and removes whole segments; small ones keep little that is not needed.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// How long a deleted key is remembered: whoever reads a state for longer than this starts anew.
+const DELETED_MS: &str = "86400000";
+
+type Settings = Vec<(&'static str, String)>;
+
+fn compacted() -> Settings {
+    vec![
+        ("cleanup.policy", "compact".into()),
+        ("segment.bytes", SEGMENT_BYTES.to_string()),
+        ("min.cleanable.dirty.ratio", "0.2".into()),
+        ("max.compaction.lag.ms", "3600000".into()),
+        ("delete.retention.ms", DELETED_MS.into()),
+    ]
+}
+
+fn kept(bytes: Option<u64>) -> Settings {
+    let segment = bytes.map_or(SEGMENT_BYTES, |b| (b / 4).clamp(1 << 20, SEGMENT_BYTES));
+    let bytes = bytes.and_then(|b| i64::try_from(b).ok()).map_or("-1".into(), |b| b.to_string());
+    vec![
+        ("cleanup.policy", "delete".into()),
+        ("retention.ms", "-1".into()),
+        ("retention.bytes", bytes),
+        ("segment.bytes", segment.to_string()),
+    ]
+}
+
+/// Makes a topic, or checks the one that is there.
+fn ensure(client: &dyn Client, name: &str, partitions: u32, settings: Settings) -> Result<()> {
+    let common = [
+        ("compression.type", "producer".to_string()),
+        ("max.message.bytes", RECORD_BYTES_MAX.to_string()),
+        ("unclean.leader.election.enable", "false".to_string()),
+    ];
+    let settings = settings.into_iter().chain(common).map(|(k, v)| (k.to_string(), v));
+    let spec = TopicSpec { name: name.into(), partitions, settings: settings.collect() };
+    let found = match client.topic(name)? {
+        Some(found) => found,
+        None => {
+            client.create_topic(&spec)?;
+            client.topic(name)?.unwrap_or(spec.clone())
+        }
+    };
+    if found.partitions != partitions {
+        return Err(Error::new(
+            Code::Conflict,
+            format!("topic {name} has {} partitions and should have {partitions}", found.partitions),
+        )
+        .help("partitions are baked into keys: delete the topic if nothing in it is needed, or use another application name (--app)"));
+    }
+    for (key, value) in &spec.settings {
+        let is = found.settings.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        if is.is_some_and(|is| is != value) && matters(key) {
+            let is = is.unwrap_or_default();
+            return Err(Error::new(
+                Code::Conflict,
+                format!("topic {name} has {key}={is} and should have {value}"),
+            )
+            .help(format!(
+                "set it right: kafka-configs --alter --topic {name} --add-config {key}={value}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Settings without which something is lost; others only cost.
+fn matters(key: &str) -> bool {
+    matches!(
+        key,
+        "cleanup.policy" | "retention.ms" | "retention.bytes" | "unclean.leader.election.enable"
+    )
+}
+
+/// The topics that every application has.
+pub(super) fn common(client: &dyn Client, names: &super::names::Names) -> Result<()> {
+    ensure(client, &names.registry(), 1, kept(None))?;
+    ensure(client, &names.progress(), 1, compacted())
+}
+
+/// A stream's topic.
+pub(super) fn stream(client: &dyn Client, name: &str, spec: &StreamSpec) -> Result<()> {
+    let retain = Some(spec.retain_bytes / u64::from(spec.partitions));
+    let retain = retain.filter(|_| i64::try_from(spec.retain_bytes).is_ok());
+    ensure(client, name, spec.partitions, kept(retain))
+}
+
+/// The topic of a stage's state.
+pub(super) fn state(shared: &Shared, stage: &str, tasks: u32) -> Result<Arc<str>> {
+    let topic = shared.names.state(stage)?;
+    ensure(shared.client.as_ref(), &topic, tasks, compacted())?;
+    Ok(topic.into())
+}

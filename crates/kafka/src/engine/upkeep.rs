@@ -1,0 +1,236 @@
+//! What the engine does beside its tasks: makes topics, tells others how far tasks are, removes
+//! what was read, appends what comes from outside.
+//!
+//! *Determinism:* [`Upkeep::step`] is driven from outside; [`Threads`] does so in production.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use millstream_core::{
+    Error, Result,
+    engine::{InputSpec, TaskSpec},
+    turn::{StreamId, TaskId},
+};
+
+use super::{
+    KafkaEngine,
+    codec::{Turned, foreign, pack, unpack},
+    shared::{Shared, lock},
+    topics,
+    views::OUTSIDE,
+};
+use crate::client::{Reader, Record, Records, TopicPartition};
+
+/// How often others are told how far tasks are.
+pub const TELL_EVERY: Duration = Duration::from_millis(500);
+/// How often what was read is removed.
+pub const TRIM_EVERY: Duration = Duration::from_secs(1);
+/// How long the thread waits when nothing is asked of it.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The work beside the tasks.
+pub struct Upkeep {
+    engine: KafkaEngine,
+    at: TopicPartition,
+    progress: Box<dyn Reader>,
+    /// The first offset of the progress topic that was not read.
+    next: u64,
+    told: Duration,
+    trimmed: Duration,
+    removed: BTreeMap<(StreamId, u32), u64>,
+}
+
+impl Upkeep {
+    pub(super) fn new(engine: KafkaEngine, progress: Box<dyn Reader>) -> Upkeep {
+        let at = TopicPartition::new(engine.shared.names.progress(), 0);
+        Upkeep {
+            engine,
+            at,
+            progress,
+            next: 0,
+            told: Duration::ZERO,
+            trimmed: Duration::ZERO,
+            removed: BTreeMap::new(),
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.engine.shared
+    }
+
+    /// Does what is due at `elapsed`, a time since the node's start. Waits for Kafka where it has
+    /// to ask it something.
+    ///
+    /// # Errors
+    /// If Kafka refuses or cannot be reached; another step tries again.
+    pub fn step(&mut self, elapsed: Duration) -> Result<()> {
+        self.shared().pump()?;
+        self.hear()?;
+        self.make_topics();
+        self.append_outside()?;
+        if elapsed >= self.told + TELL_EVERY || elapsed < self.told {
+            self.told = elapsed;
+            self.tell()?;
+        }
+        if elapsed >= self.trimmed + TRIM_EVERY || elapsed < self.trimmed {
+            self.trimmed = elapsed;
+            self.trim()?;
+        }
+        Ok(())
+    }
+
+    /// Whether everything that was in the progress topic at `end` was read.
+    pub(super) fn has_heard(&mut self, end: u64) -> Result<bool> {
+        self.hear()?;
+        Ok(self.next >= end)
+    }
+
+    fn hear(&mut self) -> Result<()> {
+        while let Some(piece) = self.progress.poll()? {
+            for (offset, record) in piece.iter() {
+                let id = record.key.and_then(|key| key.try_into().ok()).map(u32::from_le_bytes);
+                let turned = record.value.and_then(unpack::<Turned>);
+                let (Some(id), Some(turned)) = (id, turned) else {
+                    return Err(foreign(&self.at, offset));
+                };
+                lock(&self.shared().views).update(TaskId(id), turned);
+                self.next = offset + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells others of turns since the last time.
+    pub(super) fn tell(&mut self) -> Result<()> {
+        let mut records = Records::default();
+        let mut views = lock(&self.shared().views);
+        let fresh = std::mem::take(&mut views.fresh);
+        for id in &fresh {
+            if let Some(turned) = views.task(*id) {
+                records.push(&self.at, Record::of(&id.0.to_le_bytes(), Some(&pack(turned)?)));
+            }
+        }
+        drop(views);
+        if !records.is_empty() {
+            let shared = self.shared().clone();
+            let again = move |told: Result<u64>| {
+                if told.is_err() {
+                    lock(&shared.views).fresh.extend(&fresh);
+                }
+            };
+            self.shared().client.append(records, Box::new(again));
+        }
+        Ok(())
+    }
+
+    fn make_topics(&self) {
+        let shared = self.shared();
+        let wanted = std::mem::take(&mut lock(&shared.topics).wanted);
+        for (stage, tasks) in wanted {
+            let made = topics::state(shared, &stage, tasks);
+            let mut topics = lock(&shared.topics);
+            match made {
+                Ok(topic) => drop(topics.there.insert(stage, topic)),
+                Err(error) => drop(topics.wrong.insert(stage, error)),
+            }
+            drop(topics);
+            shared.wake_all();
+        }
+    }
+
+    fn append_outside(&self) -> Result<()> {
+        let shared = self.shared();
+        if lock(&shared.outside).wants_lease() {
+            let signal = shared.signal.clone();
+            let spec = TaskSpec {
+                name: format!("{OUTSIDE}/{}/0", shared.node),
+                tasks: 1,
+                inputs: Vec::new(),
+                waker: Arc::new(move || signal.raise()),
+            };
+            if let Some(lease) = self.engine.take_over(&spec)? {
+                let done = lock(&shared.outside).take_over(lease);
+                done.into_iter().for_each(|ticket| shared.decided(ticket, 0));
+            }
+        }
+        let done = lock(&shared.outside).pump();
+        done.into_iter().for_each(|ticket| shared.decided(ticket, 0));
+        Ok(())
+    }
+
+    /// Removes what all consumers have read.
+    pub(super) fn trim(&mut self) -> Result<()> {
+        let shared = self.engine.shared.clone();
+        let mut offsets = Vec::new();
+        {
+            let registry = lock(&shared.registry);
+            let mut views = lock(&shared.views);
+            for (stream, partition) in std::mem::take(&mut views.read) {
+                let keep = views.keep_from(&registry, &InputSpec { stream, partition });
+                let removed = self.removed.entry((stream, partition)).or_default();
+                if let Some(keep) = keep.filter(|keep| *keep > *removed) {
+                    offsets.push((registry.partition(stream, partition)?, keep));
+                    *removed = keep;
+                }
+            }
+        }
+        match offsets.is_empty() {
+            true => Ok(()),
+            false => shared.client.delete_before(&offsets),
+        }
+    }
+}
+
+/// Drives an engine's upkeep until dropped.
+pub struct Threads {
+    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Threads {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(mut upkeep: Upkeep) -> Result<Threads> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let shared = upkeep.engine.shared.clone();
+        let (own, asked) = (shared.clone(), stop.clone());
+        let run = move || {
+            // Clock: this thread is production's.
+            let begun = std::time::Instant::now();
+            while !asked.load(Ordering::Relaxed) {
+                let seen = own.signal.seen();
+                let stepped = upkeep.step(begun.elapsed());
+                lock(&own.trouble).clone_from(&stepped.err());
+                own.signal.wait(seen, LOOK_EVERY);
+            }
+            // The last word on how far tasks are.
+            drop(upkeep.tell());
+        };
+        let thread = std::thread::Builder::new()
+            .name("kafka-upkeep".into())
+            .spawn(run)
+            .map_err(|e| Error::io("thread kafka-upkeep", &e))?;
+        Ok(Threads { stop, shared, thread: Some(thread) })
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.shared.signal.raise();
+        if let Some(thread) = self.thread.take() {
+            // It has panicked, or it has ended: nothing is left to do either way.
+            drop(thread.join());
+        }
+    }
+}
