@@ -10,6 +10,8 @@
 //! - Once a writer is [`Outcome::Ready`], no older writer of its id can commit, and what that one
 //!   has begun is decided.
 
+pub mod conformance;
+pub mod memory;
 #[cfg(feature = "brokers")]
 pub mod rd;
 mod records;
@@ -91,6 +93,12 @@ pub trait Reader: Send {
     /// [`millstream_core::Code::Limit`] if records were removed before they were read;
     /// [`millstream_core::Code::Unknown`] if the topic is gone.
     fn poll(&mut self) -> Result<Option<Fetched>>;
+
+    /// Everything readable before this offset was handed out; `None` while that is not known. It
+    /// passes marks of transactions and aborted records, of which no record tells, at the latest
+    /// when [`Reader::poll`] has nothing more. To read up to an offset that [`Client::range`] has
+    /// given, wait for this: the last record may lie well before.
+    fn reached(&self) -> Option<u64>;
 }
 
 /// Where a reader begins.

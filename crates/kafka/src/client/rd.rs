@@ -70,6 +70,7 @@ impl Properties {
             ("retry.backoff.ms", "10"),
             ("retry.backoff.max.ms", "200"),
             ("allow.auto.create.topics", "false"),
+            ("topic.metadata.propagation.max.ms", "2000"),
         ];
         for (key, value) in ours.iter().chain(more) {
             config.set(*key, *value);

@@ -197,6 +197,11 @@ impl Collected {
         self.list.is_empty()
     }
 
+    /// The offset of the first one.
+    pub fn first(&self) -> Option<u64> {
+        self.list.first().map(|place| place.offset)
+    }
+
     /// Takes all that were collected, if any.
     pub fn take(&mut self) -> Option<Fetched> {
         if self.list.is_empty() {

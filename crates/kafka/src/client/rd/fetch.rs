@@ -39,6 +39,8 @@ pub(super) struct Fetchers {
 /// A consumer and who reads what from it.
 struct Fetcher {
     consumer: BaseConsumer<Context>,
+    properties: Arc<Properties>,
+    context: Context,
     routes: Mutex<Routes>,
     stop: AtomicBool,
 }
@@ -57,6 +59,8 @@ struct Contents {
     collected: Collected,
     /// The lowest offset that was not handed over yet.
     next: u64,
+    /// Nothing can be read before this one but what was handed over.
+    reached: u64,
     paused: bool,
     error: Option<Error>,
 }
@@ -113,8 +117,13 @@ impl Fetchers {
         let consumer = config
             .create_with_context(self.context.clone())
             .map_err(|e| error("making a consumer", &e))?;
-        let fetcher =
-            Arc::new(Fetcher { consumer, routes: Mutex::default(), stop: AtomicBool::new(false) });
+        let fetcher = Arc::new(Fetcher {
+            consumer,
+            properties: self.properties.clone(),
+            context: self.context.clone(),
+            routes: Mutex::default(),
+            stop: AtomicBool::new(false),
+        });
         let topic = HashMap::from([(inbox.at.partition, inbox.clone())]);
         lock(&fetcher.routes).insert(inbox.at.topic.clone(), topic);
         let (weak, context) = (Arc::downgrade(&fetcher), self.context.clone());
@@ -289,6 +298,36 @@ impl Reader for RdReader {
             self.fetcher.pause(&self.inbox.at, false);
         }
         error.map_or(Ok(fetched), Err)
+    }
+
+    fn reached(&self) -> Option<u64> {
+        let (next, reached) = {
+            let state = lock(&self.inbox.state);
+            if let Some(first) = state.collected.first() {
+                return Some(first);
+            }
+            (state.next, state.reached.max(state.next))
+        };
+        let at = &self.inbox.at;
+        let found =
+            self.fetcher.consumer.fetch_watermarks(&at.topic, at.partition as i32, PATIENCE);
+        let (low, high) = found.ok()?;
+        let (next, high) = (next.max(low.max(0) as u64), high.max(0) as u64);
+        if high > reached && self.is_end(next).ok()? {
+            lock(&self.inbox.state).reached = high;
+            return Some(high);
+        }
+        Some(reached)
+    }
+}
+
+impl RdReader {
+    /// Whether nothing can be read from `next` on. librdkafka tells that only to a consumer that
+    /// reads nothing else.
+    fn is_end(&self, next: u64) -> Result<bool> {
+        let (properties, context) = (&self.fetcher.properties, self.fetcher.context.clone());
+        let rest = read(properties, context, &self.inbox.at, Start::Offset(next), 1)?;
+        Ok(rest.is_none())
     }
 }
 

@@ -1,0 +1,62 @@
+//! The Kafka engine keeps the engines' contract, on brokers in memory and on real ones.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::{sync::Arc, time::Duration};
+
+use millstream_core::engine::Engine;
+use millstream_kafka::{
+    client::{Client, memory},
+    engine::{KafkaEngine, Options, Upkeep},
+};
+use millstream_runtime::conformance::{self, Subject};
+
+/// An engine on brokers in memory; everything there happens at once.
+struct InMemory {
+    cluster: memory::Cluster,
+    connection: Arc<memory::Connection>,
+    engine: Option<(KafkaEngine, Upkeep)>,
+    runs: u64,
+}
+
+fn connect(client: Arc<dyn Client>, app: &str, incarnation: u64) -> (KafkaEngine, Upkeep) {
+    let options = Options { app: app.into(), node: "one".into(), incarnation };
+    KafkaEngine::connect(&options, client).unwrap()
+}
+
+impl InMemory {
+    fn new() -> InMemory {
+        let cluster = memory::Cluster::new();
+        let connection = cluster.connect("one");
+        let engine = Some(connect(connection.clone(), "test", 1));
+        InMemory { cluster, connection, engine, runs: 1 }
+    }
+}
+
+impl Subject for InMemory {
+    fn engine(&self) -> Arc<dyn Engine> {
+        Arc::new(self.engine.as_ref().unwrap().0.clone())
+    }
+
+    fn settle(&mut self) {
+        self.engine.as_mut().unwrap().1.step(Duration::ZERO).unwrap();
+        self.engine.as_mut().unwrap().1.step(Duration::from_secs(3600)).unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.engine = None;
+        self.connection.crash();
+        self.runs += 1;
+        self.connection = self.cluster.connect("one");
+        self.engine = Some(connect(self.connection.clone(), "test", self.runs));
+    }
+
+    fn owns_its_log(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn conforms_on_brokers_in_memory() {
+    conformance::run_all(|_| InMemory::new());
+}
