@@ -173,14 +173,12 @@ impl Fetcher {
         let empty = state.collected.is_empty();
         state.next = offset + 1;
         collect(&mut state.collected, message);
-        let full = !state.paused && state.collected.bytes() >= inbox.bytes_max;
-        if full {
+        if !state.paused && state.collected.bytes() >= inbox.bytes_max {
+            // While it is locked, so that nobody resumes what is not paused yet.
             state.paused = true;
-        }
-        drop(state);
-        if full {
             self.pause(&inbox.at, true);
         }
+        drop(state);
         if empty {
             (inbox.waker)();
         }
@@ -291,12 +289,10 @@ impl Reader for RdReader {
     fn poll(&mut self) -> Result<Option<Fetched>> {
         let mut state = lock(&self.inbox.state);
         let fetched = state.collected.take();
-        let resume = std::mem::take(&mut state.paused);
-        let error = state.error.clone().filter(|_| fetched.is_none());
-        drop(state);
-        if resume {
+        if std::mem::take(&mut state.paused) {
             self.fetcher.pause(&self.inbox.at, false);
         }
+        let error = state.error.clone().filter(|_| fetched.is_none());
         error.map_or(Ok(fetched), Err)
     }
 
