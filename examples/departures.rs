@@ -46,7 +46,7 @@ pub fn flow(csv: &str, alerts: &str) -> Flow {
 
 fn main() -> Result<()> {
     let alerts = "out/departures.jsonl";
-    Node::embedded("millstream-data").run(flow("examples/data/flights-2013-01.csv", alerts))?;
+    Node::from_args("millstream-data")?.run(flow("examples/data/flights-2013-01.csv", alerts))?;
     println!("{} alerts in {alerts}", std::fs::read_to_string(alerts)?.lines().count());
     Ok(())
 }

@@ -29,7 +29,7 @@ pub fn flow(csv: &str, hours: &str, late: &str) -> Flow {
 fn main() -> Result<()> {
     let (hours, late) = ("out/hours.jsonl", "out/hours-late.jsonl");
     let flow = flow("examples/data/flights-2013-01.csv", hours, late);
-    Node::embedded("millstream-data").run(flow)?;
+    Node::from_args("millstream-data")?.run(flow)?;
     for path in [hours, late] {
         println!("{} rows in {path}", std::fs::read_to_string(path)?.lines().count());
     }

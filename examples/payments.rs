@@ -98,7 +98,7 @@ pub fn payment(row: u64, rng: &mut Rng) -> serde_json::Value {
 fn main() -> Result<()> {
     let alerts = "out/payments.jsonl";
     let payments = Generator::from_fn(7, 200_000, 1, payment);
-    Node::embedded("millstream-data").run(flow(payments, alerts))?;
+    Node::from_args("millstream-data")?.run(flow(payments, alerts))?;
     println!("{} alerts in {alerts}", std::fs::read_to_string(alerts)?.lines().count());
     Ok(())
 }

@@ -94,7 +94,7 @@ pub fn reading(row: u64, rng: &mut Rng) -> serde_json::Value {
 fn main() -> Result<()> {
     let changes = "out/sensors.jsonl";
     let readings = Generator::from_fn(7, 100_000, 1, reading);
-    Node::embedded("millstream-data").run(flow(readings, changes))?;
+    Node::from_args("millstream-data")?.run(flow(readings, changes))?;
     println!("{} changes in {changes}", std::fs::read_to_string(changes)?.lines().count());
     Ok(())
 }

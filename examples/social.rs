@@ -105,7 +105,7 @@ pub fn post(row: u64, rng: &mut Rng) -> serde_json::Value {
 fn main() -> Result<()> {
     let (top, late) = ("out/top-ten.jsonl", "out/top-ten-late.jsonl");
     let posts = Generator::from_fn(7, 100_000, 1, post);
-    Node::embedded("millstream-data").run(flow(posts, top, late))?;
+    Node::from_args("millstream-data")?.run(flow(posts, top, late))?;
     for path in [top, late] {
         println!("{} rows in {path}", std::fs::read_to_string(path)?.lines().count());
     }

@@ -3,7 +3,6 @@
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use millstream::prelude::*;
-use millstream_core::engine::Engine;
 use serde::{Deserialize, Serialize};
 
 use crate::{

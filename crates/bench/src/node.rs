@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use millstream::{Flow, Node, PARTITIONS, Running};
 use millstream_core::{
-    engine::Engine,
     ledger::OperatorCounters,
     letter::{self, Letter},
 };

@@ -184,7 +184,7 @@ fn handled(running: &Running, events: u64) -> report::Result<()> {
     node::wait_until("event handled", PATIENCE, || {
         let ledger = running.ledger();
         let done = ledger.operators.values().map(|c| c.processed).sum::<u64>() == events;
-        done && running.engine().pending_bytes() == 0
+        done && running.engine().health().pending_bytes == 0
     })
 }
 

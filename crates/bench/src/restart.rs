@@ -252,6 +252,6 @@ fn pace(others: &Feed, per_s: u64, begun: Instant, stop: &AtomicU64) -> u64 {
 fn settled(running: &Running, events: u64) -> report::Result<()> {
     node::wait_until("event handled", PATIENCE, || {
         let read = running.ledger().operators.values().map(|c| c.read).sum::<u64>();
-        read == events && running.engine().pending_bytes() == 0
+        read == events && running.engine().health().pending_bytes == 0
     })
 }

@@ -45,12 +45,16 @@
 //! [`Aggregate`] what is counted, [`Node`] runs it, and [`test::TestNode`] runs it in a test, with
 //! time and crashes in the test's hand.
 
+#[cfg(feature = "kafka")]
+mod cluster;
 #[cfg(test)]
 mod drive;
 mod flow;
 mod host;
 mod inspect;
 mod node;
+mod options;
+mod place;
 mod plan;
 mod process;
 mod progress;

@@ -1,21 +1,23 @@
-//! A node on this machine: the embedded engine in a directory, threads, and the flows it runs.
+//! A node on this machine: an engine, threads, and the flows it runs.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use millstream_core::{Code, Error, Key, Result, engine::Engine};
 use millstream_io::http::{Server, Setup};
 use millstream_runtime::{
-    embedded::{self, EmbeddedEngine},
+    embedded,
     node::{FlowState, Node as Heart, Options},
     threads::{ThreadConnectors, Workers, now},
 };
 
 use crate::{
-    flow::Flow, host::decode_state, plan::plan, process::Process, progress, signals::Signals,
+    flow::Flow,
+    host::decode_state,
+    place::{Keeper, Place},
+    plan::plan,
+    process::Process,
+    progress,
+    signals::Signals,
     target::show,
 };
 
@@ -29,8 +31,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// What a node is to be; [`Node::start`] makes it run.
 #[derive(Clone, Debug)]
 pub struct Node {
-    dir: PathBuf,
-    engine: embedded::Options,
+    place: Place,
     options: Options,
     workers: usize,
     http: Option<String>,
@@ -40,9 +41,22 @@ pub struct Node {
 impl Node {
     /// A node that keeps everything in a directory; the directory is made if it is missing.
     pub fn embedded(dir: impl AsRef<Path>) -> Node {
+        Node::at(Place::Dir(dir.as_ref().to_path_buf(), embedded::Options::default()))
+    }
+
+    /// A node that keeps everything in Kafka, as one of many of the application `app`; `name` is its
+    /// own and unique there. An address is `kafka://host:port,host:port`.
+    ///
+    /// # Errors
+    /// If the address is none.
+    #[cfg(feature = "kafka")]
+    pub fn kafka(address: &str, app: &str, name: &str) -> Result<Node> {
+        Ok(Node::at(Place::named(address, Some(app), Some(name))?))
+    }
+
+    pub(crate) fn at(place: Place) -> Node {
         Node {
-            dir: dir.as_ref().to_path_buf(),
-            engine: embedded::Options::default(),
+            place,
             options: Options::default(),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             http: None,
@@ -58,9 +72,13 @@ impl Node {
         self
     }
 
-    /// Changes the engine's options.
+    /// Changes the embedded engine's options. A node on Kafka has none: there, topics have settings.
     pub fn engine(mut self, change: impl FnOnce(&mut embedded::Options)) -> Node {
-        change(&mut self.engine);
+        // Without Kafka there is no other place.
+        #[allow(irrefutable_let_patterns)]
+        if let Place::Dir(_, options) = &mut self.place {
+            change(options);
+        }
         self
     }
 
@@ -83,18 +101,17 @@ impl Node {
         self
     }
 
-    /// Opens the directory and starts the threads.
+    /// Opens the directory, or connects to Kafka, and starts the threads.
     ///
     /// # Errors
     /// If another node uses the directory, it cannot be read or written, or what is in it is
-    /// damaged.
+    /// damaged; if Kafka cannot be reached, or the application's topics are not what they should be.
     pub fn start(self) -> Result<Running> {
-        let opened = embedded::open_dir(&self.dir, self.engine)?;
-        let (engine, threads) = embedded::Threads::start(opened)?;
+        let (engine, keeper) = self.place.open()?;
         let connectors = ThreadConnectors::start(self.workers)?;
         let heart = Heart::new(engine.clone(), connectors, self.options)?;
         let workers = Workers::start(heart.clone(), self.workers)?;
-        let mut running = Running { heart, engine, workers, threads: Some(threads), server: None };
+        let mut running = Running { heart, engine, workers, keeper: Some(keeper), server: None };
         if let Some(listen) = self.http {
             running.listen(listen)?;
         }
@@ -116,8 +133,8 @@ impl Node {
     /// As [`Node::start`]; if the flow does not fit together; if it fails; [`Code::WornOut`].
     pub fn run(self, flow: Flow) -> Result<()> {
         let signals = self.signals.then(Signals::listen).transpose()?;
-        let dir = self.dir.clone();
-        let opening = progress::Opening::new(&dir);
+        let place = self.place.clone();
+        let opening = progress::Opening::new(place.name());
         let running = self.start()?;
         drop(opening);
         running.deploy(&flow)?;
@@ -133,7 +150,7 @@ impl Node {
             // It may have come to its end by that.
             state = running.wait_while(flow.name(), Duration::ZERO, || false);
         }
-        progress.say_dead(&dir);
+        progress.say_dead(&place.hint());
         drop(progress);
         running.stop();
         match state {
@@ -146,17 +163,17 @@ impl Node {
 /// A node that runs. Dropping it stops it.
 pub struct Running {
     heart: Arc<Heart>,
-    engine: Arc<EmbeddedEngine>,
+    engine: Arc<dyn Engine>,
     workers: Arc<Workers>,
-    threads: Option<embedded::Threads>,
+    keeper: Option<Keeper>,
     server: Option<Server>,
 }
 
 impl Running {
     fn listen(&mut self, listen: String) -> Result<()> {
         let server = Server::start(Setup { listen, node: self.heart.clone(), show: show() })?;
-        if let Some(lock) = self.engine.dir_lock() {
-            lock.announce(&format!("http://{}", server.address()))?;
+        if let Some(keeper) = &self.keeper {
+            keeper.announce(&format!("http://{}", server.address()))?;
         }
         self.server = Some(server);
         Ok(())
@@ -193,7 +210,7 @@ impl Running {
     }
 
     /// The engine below.
-    pub fn engine(&self) -> &Arc<EmbeddedEngine> {
+    pub fn engine(&self) -> &Arc<dyn Engine> {
         &self.engine
     }
 
@@ -264,7 +281,7 @@ impl Running {
 
     fn shut(&mut self) {
         self.workers.stop();
-        drop(self.threads.take());
+        drop(self.keeper.take());
         // Last, so that whoever asks meanwhile gets an answer.
         drop(self.server.take());
     }

@@ -4,7 +4,6 @@
 
 use std::{
     io::{IsTerminal, Write},
-    path::Path,
     sync::mpsc::{self, RecvTimeoutError},
     time::{Duration, Instant},
 };
@@ -30,15 +29,14 @@ fn in_one_row(line: &str) -> String {
     format!("\x1b[?7l{line}\x1b[?7h")
 }
 
-/// Says that a directory is being opened, if that takes long, until it is dropped.
+/// Says that an engine is being opened, if that takes long, until it is dropped.
 pub struct Opening(Option<(mpsc::SyncSender<()>, std::thread::JoinHandle<()>)>);
 
 impl Opening {
-    pub fn new(dir: &Path) -> Opening {
+    pub fn new(place: String) -> Opening {
         if !std::io::stderr().is_terminal() {
             return Opening(None);
         }
-        let dir = dir.display().to_string();
         let (done, over) = mpsc::sync_channel::<()>(0);
         // Clock: a person waits.
         let begun = Instant::now();
@@ -46,7 +44,7 @@ impl Opening {
             let mut wait = PATIENCE;
             let mut said = false;
             while over.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                let line = format!("opening {dir}: {:.1} s", begun.elapsed().as_secs_f64());
+                let line = format!("opening {place}: {:.1} s", begun.elapsed().as_secs_f64());
                 overwrite(&in_one_row(&line));
                 (wait, said) = (PATIENCE, true);
             }
@@ -101,11 +99,11 @@ impl Rows<'_> {
     }
 
     /// Says what the flow has set aside: who does not ask for it would take all for well.
-    pub fn say_dead(&mut self, dir: &Path) {
+    pub fn say_dead(&mut self, hint: &str) {
         let node = self.running.heart();
         let Ok(status) = view::status(node.engine().as_ref(), Some(node)) else { return };
         let flow = status.flows.iter().find(|f| f.name == self.flow);
-        if let Some(line) = flow.and_then(|flow| dead(flow, dir)) {
+        if let Some(line) = flow.and_then(|flow| dead(flow, hint)) {
             self.say(&line);
         }
     }
@@ -138,14 +136,14 @@ fn line(flow: &view::FlowView, per_second: f64) -> String {
     )
 }
 
-fn dead(flow: &view::FlowView, dir: &Path) -> Option<String> {
+fn dead(flow: &view::FlowView, hint: &str) -> Option<String> {
     let (records, were) = match flow.dead {
         0 => return None,
         1 => ("record", "was"),
         _ => ("records", "were"),
     };
-    let (n, name, dir) = (flow.dead, &flow.name, dir.display());
-    Some(format!("{name}: {n} {records} {were} set aside: millstream dead list --data {dir}"))
+    let (n, name) = (flow.dead, &flow.name);
+    Some(format!("{name}: {n} {records} {were} set aside: millstream dead list {hint}"))
 }
 
 #[cfg(test)]
@@ -160,10 +158,10 @@ mod tests {
     #[test]
     fn what_was_set_aside_is_said_with_where_to_see_it() {
         let mut flow = view::FlowView { name: "totals".into(), ..view::FlowView::default() };
-        assert_eq!(dead(&flow, Path::new("data")), None);
+        assert_eq!(dead(&flow, "--data data"), None);
         flow.dead = 2;
         assert_eq!(
-            dead(&flow, Path::new("data")).unwrap_or_default(),
+            dead(&flow, "--data data").unwrap_or_default(),
             "totals: 2 records were set aside: millstream dead list --data data"
         );
     }

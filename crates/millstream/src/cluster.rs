@@ -1,0 +1,58 @@
+//! A node of many, which share the work of an application through Kafka.
+
+use std::sync::Arc;
+
+use millstream_core::{Code, Error, Result, engine::Engine};
+use millstream_kafka::{
+    client::rd::RdClient,
+    engine::{KafkaEngine, Options, Threads},
+};
+
+/// Which Kafka, which application, and who this is.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    servers: String,
+    app: String,
+    node: String,
+}
+
+impl Cluster {
+    /// The cluster at `kafka://host:port,host:port`.
+    pub fn named(address: &str, app: Option<&str>, node: Option<&str>) -> Result<Cluster> {
+        let servers = address.trim_start_matches("kafka://").trim_end_matches('/');
+        let app = app.ok_or_else(|| {
+            Error::new(Code::Plan, format!("{address}: no application is named"))
+                .help("nodes of one application share its work; give it a name: --app fraud")
+        })?;
+        let node = node.map(str::to_string).unwrap_or_else(host);
+        Ok(Cluster { servers: servers.into(), app: app.into(), node })
+    }
+
+    pub fn connect(&self) -> Result<(Arc<dyn Engine>, Threads)> {
+        let properties = vec![("bootstrap.servers".to_string(), self.servers.clone())];
+        let client = RdClient::connect(properties, &self.app)?;
+        let options =
+            Options { app: self.app.clone(), node: self.node.clone(), incarnation: incarnation() };
+        let (engine, upkeep) = KafkaEngine::connect(&options, client)?;
+        Ok((Arc::new(engine), Threads::start(upkeep)?))
+    }
+
+    pub fn name(&self) -> String {
+        format!("kafka://{}, application {}, node {}", self.servers, self.app, self.node)
+    }
+}
+
+/// This machine's name.
+fn host() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    name.chars().map(plain).collect()
+}
+
+/// Another number for each run of a node.
+fn incarnation() -> u64 {
+    // Clock: two runs of a node differ in the time or in the process.
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let nanos = time.unwrap_or_default().as_nanos() as u64;
+    nanos.rotate_left(16) ^ u64::from(std::process::id())
+}
