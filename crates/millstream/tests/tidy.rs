@@ -17,11 +17,12 @@ const COLUMNS_MAX: usize = 100;
 /// Most lines of a file before its tests.
 const PRODUCTION_LINES_MAX: usize = 800;
 /// Where the machine's clock may be read: threads, the binary, measurements, connectors that wait
-/// for the outside world, and a test that dates files.
-const CLOCK_AT: [&str; 9] = [
+/// for the outside world, real brokers, which keep to it too, and a test that dates files.
+const CLOCK_AT: [&str; 10] = [
     "runtime/src/threads.rs",
     "crates/cli/",
     "crates/bench/",
+    "crates/brokers/",
     "crates/io/examples/",
     "io/src/file/reader.rs",
     "io/src/paced.rs",
