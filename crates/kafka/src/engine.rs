@@ -42,7 +42,7 @@ use millstream_core::{
     turn::{Change, Output, Progress, StreamId, TaskId},
 };
 
-pub use self::upkeep::{Threads, Upkeep};
+pub use self::upkeep::{Threads, Trimmer, Upkeep};
 use self::{
     codec::{Line, State},
     names::Names,
@@ -69,6 +69,16 @@ pub struct Options {
     pub incarnation: u64,
 }
 
+/// An engine and the two that work for it.
+pub struct Connected {
+    /// What tasks and people talk to.
+    pub engine: KafkaEngine,
+    /// Step or run it, or no task is ever opened.
+    pub upkeep: Upkeep,
+    /// Step or run it, or what was read stays in Kafka.
+    pub trimmer: Trimmer,
+}
+
 /// The engine. Cheap to clone: share it.
 #[derive(Clone)]
 pub struct KafkaEngine {
@@ -81,7 +91,7 @@ impl KafkaEngine {
     ///
     /// # Errors
     /// If Kafka cannot be reached, or the topics are not what they should be.
-    pub fn connect(options: &Options, client: Arc<dyn Client>) -> Result<(KafkaEngine, Upkeep)> {
+    pub fn connect(options: &Options, client: Arc<dyn Client>) -> Result<Connected> {
         let names = Names::new(&options.app)?;
         topics::common(client.as_ref(), &names)?;
         let signal = Arc::new(Signal::default());
@@ -102,7 +112,8 @@ impl KafkaEngine {
             engine.shared.pump()?;
             Ok(lock(&engine.shared.registry).next >= lines && upkeep.has_heard(told)?)
         })?;
-        Ok((engine, upkeep))
+        let trimmer = Trimmer::new(engine.shared.clone());
+        Ok(Connected { engine, upkeep, trimmer })
     }
 
     /// Waits until `done`; for people and at the start, never in a task.
@@ -216,11 +227,18 @@ impl Engine for KafkaEngine {
         bytes_max: usize,
     ) -> Result<Vec<(u64, Frame)>> {
         let at = self.shared.partition(stream, partition)?;
-        let from = self.shared.client.range(&at)?.start.max(from);
-        let (mut out, mut bytes) = (Vec::new(), 0);
-        let Some(fetched) = self.shared.client.read(&at, Start::Offset(from), bytes_max)? else {
-            return Ok(out);
+        let client = &self.shared.client;
+        let read = || {
+            let from = client.range(&at)?.start.max(from);
+            client.read(&at, Start::Offset(from), bytes_max)
         };
+        let found = match read() {
+            // Removed between the two questions.
+            Err(e) if e.code() == Code::Limit => read()?,
+            found => found?,
+        };
+        let (mut out, mut bytes) = (Vec::new(), 0);
+        let Some(fetched) = found else { return Ok(out) };
         for (n, (number, _)) in fetched.iter().enumerate() {
             let Some(value) = fetched.value(n) else { return Err(codec::foreign(&at, number)) };
             if bytes > 0 && bytes + value.len() > bytes_max {

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use millstream_core::engine::Engine;
 use millstream_kafka::{
     client::{Client, memory},
-    engine::{KafkaEngine, Options, Upkeep},
+    engine::{Connected, KafkaEngine, Options},
 };
 use millstream_runtime::conformance::{self, Subject};
 
@@ -15,11 +15,11 @@ use millstream_runtime::conformance::{self, Subject};
 struct InMemory {
     cluster: memory::Cluster,
     connection: Arc<memory::Connection>,
-    engine: Option<(KafkaEngine, Upkeep)>,
+    engine: Option<Connected>,
     runs: u64,
 }
 
-fn connect(client: Arc<dyn Client>, app: &str, incarnation: u64) -> (KafkaEngine, Upkeep) {
+fn connect(client: Arc<dyn Client>, app: &str, incarnation: u64) -> Connected {
     let options = Options { app: app.into(), node: "one".into(), incarnation };
     KafkaEngine::connect(&options, client).unwrap()
 }
@@ -35,12 +35,14 @@ impl InMemory {
 
 impl Subject for InMemory {
     fn engine(&self) -> Arc<dyn Engine> {
-        Arc::new(self.engine.as_ref().unwrap().0.clone())
+        Arc::new(self.engine.as_ref().unwrap().engine.clone())
     }
 
     fn settle(&mut self) {
-        self.engine.as_mut().unwrap().1.step(Duration::ZERO).unwrap();
-        self.engine.as_mut().unwrap().1.step(Duration::from_secs(3600)).unwrap();
+        let connected = self.engine.as_mut().unwrap();
+        connected.upkeep.step(Duration::ZERO).unwrap();
+        connected.upkeep.step(Duration::from_secs(3600)).unwrap();
+        connected.trimmer.step().unwrap();
     }
 
     fn restart(&mut self) {

@@ -1,76 +1,94 @@
-//! Client and engine on real brokers.
-#![cfg(feature = "brokers")]
+//! Client and engine keep their promises on real brokers.
+
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
+use millstream_brokers::{Brokers, or_skip};
 use millstream_core::engine::Engine;
 use millstream_kafka::{
     client::{self, Client, rd::RdClient},
-    engine::{KafkaEngine, Options, Upkeep},
+    engine::{Connected, KafkaEngine, Options, Threads},
 };
 use millstream_runtime::conformance::{self, Subject};
 
-fn client() -> Arc<dyn Client> {
-    let servers = std::env::var("MILLSTREAM_BROKERS").unwrap();
-    RdClient::connect(vec![("bootstrap.servers".into(), servers)], "test").unwrap()
+/// Checks at a time: most of their time they wait.
+const AT_ONCE: usize = 8;
+
+fn connect(brokers: &Brokers) -> Arc<dyn Client> {
+    let servers = ("bootstrap.servers".to_string(), brokers.bootstrap());
+    RdClient::connect(vec![servers], "conformance").unwrap()
 }
 
-fn unique() -> String {
-    format!("t{}-", std::process::id())
+/// Runs all checks, several at a time; says which one has failed.
+fn all<C: Sync>(checks: &[(&str, C)], run: impl Fn(&str, &C) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((name, check)) = checks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    println!("{name} begins");
+                    run(name, check);
+                    println!("{name} holds");
+                }
+            });
+        }
+    });
 }
 
 #[test]
 fn the_client_keeps_its_promises() {
-    let client = client();
-    let only = std::env::var("ONLY").unwrap_or_default();
-    for (name, check) in client::conformance::CHECKS.iter().filter(|c| c.0.contains(&only)) {
-        let begun = Instant::now();
-        let prefix = format!("{}{name}", unique());
-        check(&client::conformance::Subject { client: client.clone(), prefix });
-        println!("{name}: {:?}", begun.elapsed());
-    }
+    let brokers = or_skip!(Brokers::shared());
+    let client = connect(brokers);
+    all(client::conformance::CHECKS, |name, check| {
+        check(&client::conformance::Subject {
+            client: client.clone(),
+            prefix: format!("client-{name}"),
+        });
+    });
 }
 
 struct Real {
     app: String,
     client: Arc<dyn Client>,
-    engine: Option<(KafkaEngine, Upkeep)>,
-    begun: Instant,
+    running: Option<(KafkaEngine, Threads)>,
     runs: u64,
 }
 
 impl Real {
-    fn new(app: String) -> Real {
-        let mut real = Real { app, client: client(), engine: None, begun: Instant::now(), runs: 0 };
+    fn new(client: Arc<dyn Client>, app: String) -> Real {
+        let mut real = Real { app, client, running: None, runs: 0 };
         real.connect();
         real
     }
 
     fn connect(&mut self) {
         self.runs += 1;
-        let options = Options { app: self.app.clone(), node: "one".into(), incarnation: self.runs };
-        self.engine = Some(KafkaEngine::connect(&options, self.client.clone()).unwrap());
+        let (app, node) = (self.app.clone(), "one".to_string());
+        let options = Options { app, node, incarnation: self.runs };
+        let Connected { engine, upkeep, trimmer } =
+            KafkaEngine::connect(&options, self.client.clone()).unwrap();
+        self.running = Some((engine, Threads::start(upkeep, trimmer).unwrap()));
     }
 }
 
 impl Subject for Real {
     fn engine(&self) -> Arc<dyn Engine> {
-        Arc::new(self.engine.as_ref().unwrap().0.clone())
+        Arc::new(self.running.as_ref().unwrap().0.clone())
     }
 
     fn settle(&mut self) {
-        let elapsed = self.begun.elapsed();
-        self.engine.as_mut().unwrap().1.step(elapsed * 20).unwrap();
-        std::thread::park_timeout(Duration::from_millis(5));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 
     fn restart(&mut self) {
-        self.engine.as_mut().unwrap().1.step(Duration::from_secs(360_000)).unwrap();
-        self.engine = None;
+        self.running = None;
         self.connect();
     }
 
@@ -81,51 +99,9 @@ impl Subject for Real {
 
 #[test]
 fn the_engine_keeps_its_promises() {
-    let only = std::env::var("ONLY").unwrap_or_default();
-    for (name, check) in conformance::CHECKS.iter().filter(|c| c.0.contains(&only)) {
-        let begun = Instant::now();
-        check(&mut Real::new(format!("{}{name}", unique())));
-        println!("{name}: {:?}", begun.elapsed());
-    }
-}
-
-#[test]
-#[ignore = "a measurement"]
-fn how_long_things_take() {
-    use millstream_kafka::client::{Outcome, Record, Records, Start, TopicPartition, TopicSpec};
-    let client = client();
-    let topic = format!("{}timing", unique());
-    let lap = |what: &str, begun: Instant| println!("{what}: {:?}", begun.elapsed());
-    let begun = Instant::now();
-    let spec = TopicSpec { name: topic.clone(), partitions: 2, settings: Vec::new() };
-    client.create_topic(&spec).unwrap();
-    lap("topic", begun);
-    let thread = std::thread::current();
-    let waker: millstream_core::engine::Waker = Arc::new(move || thread.unpark());
-    let at = TopicPartition::new(topic.as_str(), 0);
-    let mut reader = client.reader(&at, Start::Earliest, 1 << 20, waker.clone()).unwrap();
-    for round in 0..3 {
-        let begun = Instant::now();
-        let mut writer = client.writer(&format!("{topic}/w"), waker.clone()).unwrap();
-        let wait = |expected: Outcome, w: &mut Box<dyn client::Writer>| loop {
-            match w.outcome() {
-                Some(outcome) => break assert_eq!(outcome, expected),
-                None => std::thread::park_timeout(Duration::from_millis(100)),
-            }
-        };
-        wait(Outcome::Ready, &mut writer);
-        lap(&format!("round {round}: ready"), begun);
-        for n in 0..6 {
-            let begun = Instant::now();
-            let mut records = Records::default();
-            records.push(&at, Record::of(b"k", Some(b"v")));
-            writer.submit(records);
-            wait(Outcome::Committed, &mut writer);
-            lap(&format!("commit {n}"), begun);
-            while reader.poll().unwrap().is_none() {
-                std::thread::park_timeout(Duration::from_millis(100));
-            }
-            lap(&format!("read {n}"), begun);
-        }
-    }
+    let brokers = or_skip!(Brokers::shared());
+    let client = connect(brokers);
+    all(conformance::CHECKS, |name, check| {
+        check(&mut Real::new(client.clone(), name.to_string()));
+    });
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use millstream_core::{Code, Error, Result, engine::Engine};
 use millstream_kafka::{
     client::rd::RdClient,
-    engine::{KafkaEngine, Options, Threads},
+    engine::{Connected, KafkaEngine, Options, Threads},
 };
 
 /// Which Kafka, which application, and who this is.
@@ -33,8 +33,8 @@ impl Cluster {
         let client = RdClient::connect(properties, &self.app)?;
         let options =
             Options { app: self.app.clone(), node: self.node.clone(), incarnation: incarnation() };
-        let (engine, upkeep) = KafkaEngine::connect(&options, client)?;
-        Ok((Arc::new(engine), Threads::start(upkeep)?))
+        let Connected { engine, upkeep, trimmer } = KafkaEngine::connect(&options, client)?;
+        Ok((Arc::new(engine), Threads::start(upkeep, trimmer)?))
     }
 
     pub fn name(&self) -> String {

@@ -397,6 +397,7 @@ fn opens_are_counted_until_a_commit(subject: &mut dyn Subject) {
     }
     let mut lease = hold(subject, &spec);
     assert_eq!(lease.recovered().opens, 4);
+    assert!(lease.durable(Ticket(0)), "what was before the lease is durable");
     committed(subject, &mut lease, turn(1, vec![], Delta::default()));
     subject.settle();
     subject.restart();

@@ -271,7 +271,10 @@ fn a_topic_is_made_once(subject: &Subject) {
     let has = |found: &TopicSpec, name: &str, value: &str| {
         found.settings.contains(&(name.to_string(), value.to_string()))
     };
-    assert!(settings.iter().all(|(k, v)| has(&found, k, v)), "{:?}", found.settings);
+    eventually("its settings are known", || {
+        let found = subject.client.topic(&name).unwrap().unwrap();
+        settings.iter().all(|(k, v)| has(&found, k, v)).then_some(())
+    });
     assert!(found.settings.iter().any(|(k, _)| k == "min.insync.replicas"), "all are told");
     let change = [("max.message.bytes".to_string(), "80000".to_string())];
     subject.client.set_topic(&name, &change).unwrap();

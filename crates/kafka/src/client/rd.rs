@@ -42,6 +42,9 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub const RECORD_BYTES_MAX: usize = 64 << 20;
 /// Kafka aborts what a dead writer has begun after this long, unless a successor does before.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often, and how many times, a topic is asked for that is not known (yet).
+const HEARSAY_EVERY: Duration = Duration::from_millis(50);
+const HEARSAY_TRIES: usize = 40;
 /// Replicas of a topic, where there are as many brokers.
 const REPLICAS_MAX: usize = 3;
 
@@ -51,7 +54,8 @@ pub struct RdClient {
     context: Context,
     admin: AdminClient<Context>,
     /// Asks about offsets; reads nothing.
-    asking: BaseConsumer<Context>,
+    asking: Mutex<Arc<BaseConsumer<Context>>>,
+    group: String,
     fetchers: Fetchers,
     appender: Appender,
 }
@@ -129,8 +133,9 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
-        // A single connection that was lost is made again, and nobody needs to know.
-        if !matches!(code, Some(RDKafkaErrorCode::BrokerTransportFailure)) {
+        // A single connection that was lost is made again, and nobody needs to know; an end is none.
+        use RDKafkaErrorCode::{BrokerTransportFailure, PartitionEOF};
+        if !matches!(code, Some(BrokerTransportFailure | PartitionEOF)) {
             *lock(&self.0.trouble) = Some(unreachable(reason));
         }
     }
@@ -166,6 +171,7 @@ fn error(what: &str, e: &KafkaError) -> Error {
         Some(K::InvalidTopic | K::InvalidConfig | K::InvalidReplicationFactor) => {
             Error::new(Code::Conflict, message)
         }
+        Some(K::AutoOffsetReset | K::OffsetOutOfRange) => Error::new(Code::Limit, message),
         _ => unreachable(message.trim_start_matches("kafka: ")),
     }
 }
@@ -190,7 +196,8 @@ impl RdClient {
             properties,
             context,
             admin,
-            asking,
+            asking: Mutex::new(Arc::new(asking)),
+            group: group.into(),
         }))
     }
 
@@ -199,14 +206,14 @@ impl RdClient {
     }
 
     fn brokers(&self) -> Result<usize> {
-        let metadata = self.asking.fetch_metadata(Some("millstream"), PATIENCE);
+        let metadata = self.asking().fetch_metadata(Some("millstream"), PATIENCE);
         Ok(metadata.map_err(|e| error("asking which brokers there are", &e))?.brokers().len())
     }
 
     /// How many partitions a topic has; 0 if there is none, or none that can be used yet.
     fn partitions(&self, name: &str) -> Result<u32> {
         let metadata = self
-            .asking
+            .asking()
             .fetch_metadata(Some(name), PATIENCE)
             .map_err(|e| error(&format!("asking for topic {name}"), &e))?;
         self.context.well();
@@ -215,6 +222,36 @@ impl RdClient {
         match partitions.iter().all(|p| p.leader() >= 0 && p.error().is_none()) {
             true => Ok(partitions.len() as u32),
             false => Ok(0),
+        }
+    }
+
+    fn asking(&self) -> Arc<BaseConsumer<Context>> {
+        lock(&self.asking).clone()
+    }
+
+    /// Asks again for a while, if a topic is not known or has no leader. librdkafka may have heard
+    /// of it while it was being made, and keeps for minutes what it has heard, hence a new client.
+    fn patiently<T>(
+        &self,
+        ask: impl Fn(&BaseConsumer<Context>) -> Result<T, KafkaError>,
+    ) -> Result<T, KafkaError> {
+        use RDKafkaErrorCode as K;
+        let mut tries = 0;
+        loop {
+            let answer = ask(&self.asking());
+            let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+            let hearsay = matches!(
+                code,
+                Some(K::UnknownPartition | K::UnknownTopic | K::UnknownTopicOrPartition)
+                    | Some(K::NotLeaderForPartition | K::LeaderNotAvailable)
+            );
+            if !hearsay || tries == HEARSAY_TRIES {
+                return answer;
+            }
+            tries += 1;
+            std::thread::sleep(HEARSAY_EVERY);
+            let new = self.properties.consumer(&self.group, &[]);
+            *lock(&self.asking) = Arc::new(new.create_with_context(self.context.clone())?);
         }
     }
 
@@ -318,7 +355,8 @@ impl Client for RdClient {
     }
 
     fn range(&self, at: &TopicPartition) -> Result<Range<u64>> {
-        let found = self.asking.fetch_watermarks(&at.topic, at.partition as i32, PATIENCE);
+        let found = self
+            .patiently(|asking| asking.fetch_watermarks(&at.topic, at.partition as i32, PATIENCE));
         let (low, high) = found.map_err(|e| error(&format!("asking how far {at} goes"), &e))?;
         Ok(low.max(0) as u64..high.max(0) as u64)
     }
@@ -328,7 +366,7 @@ impl Client for RdClient {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&at.topic, at.partition as i32, Offset::Offset(time.ms()))
             .map_err(|e| error(&what(), &e))?;
-        let found = self.asking.offsets_for_times(list, PATIENCE);
+        let found = self.patiently(|asking| asking.offsets_for_times(list.clone(), PATIENCE));
         let found = found.map_err(|e| error(&what(), &e))?;
         let offset = found.elements().first().map(|e| e.offset());
         match offset {

@@ -33,8 +33,8 @@ pub(super) struct KafkaLease {
     /// Openings that the next turn forgets.
     pub opens: Vec<Nonce>,
     pub undecided: VecDeque<Undecided>,
-    /// Every turn of this lease up to here is committed.
-    pub committed: Option<Ticket>,
+    /// Every turn up to here is committed; at first, those of the leases before.
+    pub committed: Ticket,
     /// What has ended the lease, and with which turn.
     pub end: Option<(Ticket, Settlement)>,
 }
@@ -87,7 +87,7 @@ impl KafkaLease {
             self.shared.decided(front.ticket, front.bytes);
             let end = match outcome {
                 Outcome::Committed if self.end.is_none() => {
-                    self.committed = Some(front.ticket);
+                    self.committed = front.ticket;
                     self.shared.turned(self.task, front.turned);
                     continue;
                 }
@@ -154,7 +154,7 @@ impl Lease for KafkaLease {
     fn settled(&mut self, ticket: Ticket) -> Settlement {
         self.pump();
         match &self.end {
-            _ if self.committed.is_some_and(|committed| ticket <= committed) => Settlement::Ok,
+            _ if ticket <= self.committed => Settlement::Ok,
             Some((at, end)) if *at == ticket => end.clone(),
             Some(_) => Settlement::Fenced,
             None => Settlement::Pending,
@@ -162,7 +162,7 @@ impl Lease for KafkaLease {
     }
 
     fn durable(&self, ticket: Ticket) -> bool {
-        self.committed.is_some_and(|committed| ticket <= committed)
+        ticket <= self.committed
     }
 }
 

@@ -122,6 +122,7 @@ impl Opening {
             self.shared.turned(self.task, turned);
         }
         KafkaLease {
+            committed: self.shared.ticket(),
             recovered: Recovered {
                 progress,
                 opens: self.tail.opens().len() as u32,
@@ -136,7 +137,6 @@ impl Opening {
             tail: Some(self.tail),
             appended,
             undecided: Default::default(),
-            committed: None,
             end: None,
         }
     }

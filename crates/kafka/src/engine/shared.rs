@@ -44,6 +44,8 @@ pub(super) struct Shared {
     pending_bytes: AtomicU64,
     pub stats: Mutex<EngineStats>,
     pub signal: Arc<Signal>,
+    /// Appends to the progress topic that are on their way.
+    pub telling: AtomicU64,
     /// Why the upkeep cannot go on.
     pub trouble: Mutex<Option<Error>>,
 }
@@ -114,6 +116,7 @@ impl Shared {
             pending_bytes: AtomicU64::new(0),
             stats: Mutex::default(),
             signal,
+            telling: AtomicU64::new(0),
             trouble: Mutex::default(),
         })
     }

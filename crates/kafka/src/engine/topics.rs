@@ -2,7 +2,7 @@
 //!
 //! *Why checked:* a changelog that Kafka trims by age loses state without a word.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use millstream_core::{Code, Error, Result, engine::StreamSpec};
 
@@ -13,6 +13,9 @@ use crate::client::{Client, TopicSpec};
 const RECORD_BYTES_MAX: &str = "68157440";
 /// Kafka compacts and removes whole segments; small ones keep little that is not needed.
 const SEGMENT_BYTES: u64 = 64 << 20;
+/// How often, and how many times, a topic that is not as it should be is looked at again.
+const HEARSAY_EVERY: Duration = Duration::from_millis(50);
+const HEARSAY_TRIES: usize = 20;
 /// How long a deleted key is remembered: whoever reads a state for longer than this starts anew.
 const DELETED_MS: &str = "86400000";
 
@@ -48,13 +51,24 @@ fn ensure(client: &dyn Client, name: &str, partitions: u32, settings: Settings) 
     ];
     let settings = settings.into_iter().chain(common).map(|(k, v)| (k.to_string(), v));
     let spec = TopicSpec { name: name.into(), partitions, settings: settings.collect() };
-    let found = match client.topic(name)? {
-        Some(found) => found,
-        None => {
-            client.create_topic(&spec)?;
-            client.topic(name)?.unwrap_or(spec.clone())
+    if client.topic(name)?.is_none() {
+        client.create_topic(&spec)?;
+    }
+    let mut tries = 0;
+    loop {
+        let found = client.topic(name)?.unwrap_or_else(|| spec.clone());
+        let wrong = check(&spec, &found);
+        if wrong.is_ok() || tries == HEARSAY_TRIES {
+            return wrong;
         }
-    };
+        // A broker may tell the defaults of a topic that was just made.
+        tries += 1;
+        std::thread::sleep(HEARSAY_EVERY);
+    }
+}
+
+fn check(spec: &TopicSpec, found: &TopicSpec) -> Result<()> {
+    let (name, partitions) = (&spec.name, spec.partitions);
     if found.partitions != partitions {
         return Err(Error::new(
             Code::Conflict,
@@ -62,10 +76,9 @@ fn ensure(client: &dyn Client, name: &str, partitions: u32, settings: Settings) 
         )
         .help("partitions are baked into keys: delete the topic if nothing in it is needed, or use another application name (--app)"));
     }
-    for (key, value) in &spec.settings {
+    for (key, value) in spec.settings.iter().filter(|(key, _)| matters(key)) {
         let is = found.settings.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        if is.is_some_and(|is| is != value) && matters(key) {
-            let is = is.unwrap_or_default();
+        if let Some(is) = is.filter(|is| is != value) {
             return Err(Error::new(
                 Code::Conflict,
                 format!("topic {name} has {key}={is} and should have {value}"),

@@ -1,7 +1,8 @@
 //! What the engine does beside its tasks: makes topics, tells others how far tasks are, removes
 //! what was read, appends what comes from outside.
 //!
-//! *Determinism:* [`Upkeep::step`] is driven from outside; [`Threads`] does so in production.
+//! *Determinism:* [`Upkeep::step`] and [`Trimmer::step`] are driven from outside; [`Threads`] does
+//! so in production.
 
 use std::{
     collections::BTreeMap,
@@ -43,22 +44,12 @@ pub struct Upkeep {
     /// The first offset of the progress topic that was not read.
     next: u64,
     told: Duration,
-    trimmed: Duration,
-    removed: BTreeMap<(StreamId, u32), u64>,
 }
 
 impl Upkeep {
     pub(super) fn new(engine: KafkaEngine, progress: Box<dyn Reader>) -> Upkeep {
         let at = TopicPartition::new(engine.shared.names.progress(), 0);
-        Upkeep {
-            engine,
-            at,
-            progress,
-            next: 0,
-            told: Duration::ZERO,
-            trimmed: Duration::ZERO,
-            removed: BTreeMap::new(),
-        }
+        Upkeep { engine, at, progress, next: 0, told: Duration::ZERO }
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -78,10 +69,6 @@ impl Upkeep {
         if elapsed >= self.told + TELL_EVERY || elapsed < self.told {
             self.told = elapsed;
             self.tell()?;
-        }
-        if elapsed >= self.trimmed + TRIM_EVERY || elapsed < self.trimmed {
-            self.trimmed = elapsed;
-            self.trim()?;
         }
         Ok(())
     }
@@ -124,7 +111,10 @@ impl Upkeep {
                 if told.is_err() {
                     lock(&shared.views).fresh.extend(&fresh);
                 }
+                shared.telling.fetch_sub(1, Ordering::Relaxed);
+                shared.signal.raise();
             };
+            self.shared().telling.fetch_add(1, Ordering::Relaxed);
             self.shared().client.append(records, Box::new(again));
         }
         Ok(())
@@ -164,27 +154,48 @@ impl Upkeep {
         done.into_iter().for_each(|ticket| shared.decided(ticket, 0));
         Ok(())
     }
+}
 
-    /// Removes what all consumers have read.
-    pub(super) fn trim(&mut self) -> Result<()> {
-        let shared = self.engine.shared.clone();
-        let mut offsets = Vec::new();
+/// Removes what all consumers have read: apart, since Kafka takes its time for it.
+pub struct Trimmer {
+    shared: Arc<Shared>,
+    removed: BTreeMap<(StreamId, u32), u64>,
+}
+
+impl Trimmer {
+    pub(super) fn new(shared: Arc<Shared>) -> Trimmer {
+        Trimmer { shared, removed: BTreeMap::new() }
+    }
+
+    /// Removes what was read since the last step, and waits for it.
+    ///
+    /// # Errors
+    /// If Kafka refuses or cannot be reached; another step tries again.
+    pub fn step(&mut self) -> Result<()> {
+        let (mut offsets, mut keeps) = (Vec::new(), Vec::new());
         {
-            let registry = lock(&shared.registry);
-            let mut views = lock(&shared.views);
-            for (stream, partition) in std::mem::take(&mut views.read) {
+            let registry = lock(&self.shared.registry);
+            let mut views = lock(&self.shared.views);
+            for at @ (stream, partition) in std::mem::take(&mut views.read) {
                 let keep = views.keep_from(&registry, &InputSpec { stream, partition });
-                let removed = self.removed.entry((stream, partition)).or_default();
-                if let Some(keep) = keep.filter(|keep| *keep > *removed) {
+                let removed = self.removed.get(&at).copied().unwrap_or_default();
+                if let Some(keep) = keep.filter(|keep| *keep > removed) {
                     offsets.push((registry.partition(stream, partition)?, keep));
-                    *removed = keep;
+                    keeps.push((at, keep));
                 }
             }
         }
-        match offsets.is_empty() {
-            true => Ok(()),
-            false => shared.client.delete_before(&offsets),
+        if offsets.is_empty() {
+            return Ok(());
         }
+        match self.shared.client.delete_before(&offsets) {
+            Ok(()) => self.removed.extend(keeps),
+            Err(error) => {
+                lock(&self.shared.views).read.extend(keeps.into_iter().map(|(at, _)| at));
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -192,35 +203,49 @@ impl Upkeep {
 pub struct Threads {
     stop: Arc<AtomicBool>,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
-    /// Starts the thread.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// If it cannot be started.
-    pub fn start(mut upkeep: Upkeep) -> Result<Threads> {
+    /// If they cannot be started.
+    pub fn start(mut upkeep: Upkeep, mut trimmer: Trimmer) -> Result<Threads> {
         let stop = Arc::new(AtomicBool::new(false));
         let shared = upkeep.engine.shared.clone();
-        let (own, asked) = (shared.clone(), stop.clone());
-        let run = move || {
+        let mut threads = Threads { stop, shared, threads: Vec::new() };
+        let (shared, stop) = (threads.shared.clone(), threads.stop.clone());
+        threads.spawn("kafka-upkeep", move || {
             // Clock: this thread is production's.
             let begun = std::time::Instant::now();
-            while !asked.load(Ordering::Relaxed) {
-                let seen = own.signal.seen();
+            while !stop.load(Ordering::Relaxed) {
+                let seen = shared.signal.seen();
                 let stepped = upkeep.step(begun.elapsed());
-                lock(&own.trouble).clone_from(&stepped.err());
-                own.signal.wait(seen, LOOK_EVERY);
+                lock(&shared.trouble).clone_from(&stepped.err());
+                shared.signal.wait(seen, LOOK_EVERY);
             }
-            // The last word on how far tasks are.
+            // The last word on how far tasks are. Without it others know a moment less.
             drop(upkeep.tell());
-        };
-        let thread = std::thread::Builder::new()
-            .name("kafka-upkeep".into())
-            .spawn(run)
-            .map_err(|e| Error::io("thread kafka-upkeep", &e))?;
-        Ok(Threads { stop, shared, thread: Some(thread) })
+            drop(upkeep.engine.wait("to say how far tasks are", || {
+                Ok(shared.telling.load(Ordering::Relaxed) == 0)
+            }));
+        })?;
+        let stop = threads.stop.clone();
+        threads.spawn("kafka-trim", move || {
+            while !stop.load(Ordering::Relaxed) {
+                // What cannot be removed now can be later, and lies there meanwhile.
+                drop(trimmer.step());
+                std::thread::park_timeout(TRIM_EVERY);
+            }
+        })?;
+        Ok(threads)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let spawned = std::thread::Builder::new().name(name.into()).spawn(run);
+        self.threads.push(spawned.map_err(|e| Error::io(format!("thread {name}"), &e))?);
+        Ok(())
     }
 }
 
@@ -228,7 +253,8 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.shared.signal.raise();
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
+            thread.thread().unpark();
             // It has panicked, or it has ended: nothing is left to do either way.
             drop(thread.join());
         }

@@ -59,6 +59,8 @@ struct Contents {
     collected: Collected,
     /// The lowest offset that was not handed over yet.
     next: u64,
+    /// Whether that is known: not before the first record, if it reads from the oldest.
+    begun: bool,
     /// Nothing can be read before this one but what was handed over.
     reached: u64,
     paused: bool,
@@ -77,11 +79,11 @@ impl Fetchers {
         bytes_max: usize,
         waker: Waker,
     ) -> Result<Box<dyn Reader>> {
-        let next = match start {
-            Start::Earliest => 0,
-            Start::Offset(offset) => offset,
+        let (next, begun) = match start {
+            Start::Earliest => (0, false),
+            Start::Offset(offset) => (offset, true),
         };
-        let state = Mutex::new(Contents { next, ..Contents::default() });
+        let state = Mutex::new(Contents { next, begun, ..Contents::default() });
         let inbox = Arc::new(Inbox { at: at.clone(), bytes_max, waker, state });
         let fetcher = self.take_in(&inbox)?;
         let mut list = TopicPartitionList::new();
@@ -171,7 +173,7 @@ impl Fetcher {
             return; // fetched before the partition was asked for again
         }
         let empty = state.collected.is_empty();
-        state.next = offset + 1;
+        (state.next, state.begun) = (offset + 1, true);
         collect(&mut state.collected, message);
         if !state.paused && state.collected.bytes() >= inbox.bytes_max {
             // While it is locked, so that nobody resumes what is not paused yet.
@@ -213,6 +215,7 @@ impl Fetcher {
             let mut state = lock(&inbox.state);
             let next = state.next;
             let error = match found {
+                Ok(_) if !state.begun => continue,
                 Ok((low, _)) if next < low.max(0) as u64 => Error::new(
                     Code::Limit,
                     format!("{}: record {next} was removed; the oldest is {low}", inbox.at),
