@@ -118,3 +118,47 @@ impl Damping {
             .then_some("too many takeovers within a short time; waiting a moment")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_are_forgiven() {
+        let (options, task) = (Options::default(), TaskKey(1));
+        let mut damping = Damping::new(7);
+        let mut now = Time::from_ms(0);
+        for s in [2, 4, 8, 16, 32, 60, 60] {
+            damping.fenced(&options, task, now);
+            now = now + Duration::from_secs(s) - Duration::from_millis(1);
+            assert!(damping.relent(&options, now).is_empty() && damping.declines(task), "{s} s");
+            now = now + Duration::from_secs(s).mul_f64(JITTER) + Duration::from_millis(1);
+            assert_eq!(
+                (damping.relent(&options, now), damping.declines(task)),
+                (vec![task], false)
+            );
+        }
+        now = now + options.fenced_max;
+        assert!(damping.relent(&options, now).is_empty());
+        damping.fenced(&options, task, now);
+        assert_eq!(damping.relent(&options, now + Duration::from_secs(3)), [task]);
+    }
+
+    #[test]
+    fn more_takeovers_than_tasks_wait_a_moment() {
+        let (options, view) = (Options::default(), View::default());
+        let mut damping = Damping::new(7);
+        let mut now = Time::from_ms(0);
+        damping.taken(10, now);
+        assert_eq!(damping.hold(&options, &view, &[], 10, now), None);
+        damping.taken(1, now);
+        let held = damping.hold(&options, &view, &[], 10, now);
+        assert!(held.is_some_and(|why| why.contains("too many takeovers")), "{held:?}");
+        now = now + options.detection();
+        assert_eq!(damping.hold(&options, &view, &[], 10, now), None);
+        // Those of more than ten seconds ago do not count.
+        now = now + options.budget;
+        damping.taken(1, now);
+        assert_eq!(damping.hold(&options, &view, &[], 10, now), None);
+    }
+}
