@@ -33,6 +33,8 @@ pub enum Bench {
     Torture(Torture),
     /// From HTTP request to fsynced sink.
     Latency(Latency),
+    /// A thousand nodes and twenty thousand tasks, simulated.
+    Placement(Placement),
     /// A part of a bench, in a process of its own.
     #[command(hide = true)]
     Part {
@@ -168,4 +170,20 @@ pub struct Latency {
     /// Seconds of a round.
     #[arg(long, default_value_t = 30)]
     pub seconds: u64,
+}
+
+/// Arguments of `placement`.
+#[derive(Clone, Debug, Args)]
+pub struct Placement {
+    #[command(flatten)]
+    pub common: Common,
+    /// Nodes.
+    #[arg(long, default_value_t = 1000)]
+    pub nodes: usize,
+    /// Tasks.
+    #[arg(long, default_value_t = 20_000)]
+    pub tasks: usize,
+    /// Nodes that are lost in a round, one after the other.
+    #[arg(long, default_value_t = 20)]
+    pub losses: usize,
 }

@@ -13,6 +13,7 @@ mod latency;
 mod machine;
 mod mersenne;
 mod node;
+mod placement;
 mod plain;
 mod poison;
 mod processes;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Bench::Recovery(args) => recovery::run(&args),
         Bench::Torture(args) => torture::run(&args),
         Bench::Latency(args) => latency::run(&args),
+        Bench::Placement(args) => placement::run(&args),
         Bench::Part { bench, part } => run_part(&bench, &part),
     };
     result.unwrap_or_else(|e| {

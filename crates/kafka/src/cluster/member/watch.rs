@@ -1,0 +1,107 @@
+//! Who seems to be dead.
+//!
+//! *Why by counting own heartbeats:* what a node's clock says of another's silence is worth nothing
+//! while the node itself was paused or its broker stood still. Its own heartbeats come back through
+//! the same log in the same order: as long as they do and another's do not, the other is at fault.
+//!
+//! *Invariant:* only heartbeats count that were sent after the one before had come back.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::cluster::{Node, NodeKey, Options, View, weight};
+
+/// Nodes that accuse a dead one at once; all others wait for [`LATER`] heartbeats more, so that a
+/// thousand nodes do not all write the same.
+const FIRST: usize = 3;
+/// See [`FIRST`].
+const LATER: usize = 3;
+
+/// Heartbeats before a death is declared, when it is already counted among the losses: nodes that
+/// died at once are not declared dead at once.
+const SOON: usize = 2;
+
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Offsets of the last own heartbeats.
+    echoes: VecDeque<u64>,
+    count: u64,
+    /// How far the log was read when a node was last seen to be alive by something else.
+    signs: BTreeMap<NodeKey, u64>,
+    /// After how many echoes a node was last accused.
+    accused: BTreeMap<NodeKey, u64>,
+}
+
+impl Watch {
+    /// A heartbeat has come back.
+    pub fn echo(&mut self, options: &Options, offset: u64) {
+        self.count += 1;
+        self.echoes.push_back(offset);
+        if self.echoes.len() > options.missed + LATER {
+            self.echoes.pop_front();
+        }
+    }
+
+    /// A node did something that only the living do.
+    pub fn sign(&mut self, node: NodeKey, end: u64) {
+        self.signs.insert(node, end);
+    }
+
+    /// Whether as many heartbeats have come back as a death needs.
+    pub fn has_settled(&self, options: &Options) -> bool {
+        self.echoes.len() >= options.missed
+    }
+
+    /// The nodes that look as if they were about to be declared dead.
+    pub fn silent(&self, options: &Options, view: &View, me: NodeKey) -> Vec<NodeKey> {
+        let Some(since) = self.back(options.missed.saturating_sub(SOON).max(1)) else {
+            return Vec::new();
+        };
+        let silent = view.alive().filter(|n| n.key != me && n.last < since);
+        silent.map(|n| n.key).collect()
+    }
+
+    /// Whether a node gave another sign of life within the time that a death needs.
+    pub fn has_sign(&self, options: &Options, node: NodeKey) -> bool {
+        let since = self.back(options.missed).unwrap_or(0);
+        self.signs.get(&node).is_some_and(|end| *end > since)
+    }
+
+    /// The offset of the heartbeat `count` ago.
+    fn back(&self, count: usize) -> Option<u64> {
+        self.echoes.get(self.echoes.len().checked_sub(count)?).copied()
+    }
+
+    /// The nodes to declare dead now: key, incarnation, where they were seen last.
+    pub fn accuse(
+        &mut self,
+        options: &Options,
+        view: &View,
+        me: NodeKey,
+    ) -> Vec<(NodeKey, u64, u64)> {
+        let Some(since) = self.back(options.missed) else { return Vec::new() };
+        let long_since = self.back(options.missed + LATER);
+        self.signs.retain(|node, _| view.node(*node).is_some());
+        self.accused.retain(|node, _| view.node(*node).is_some_and(|n| n.state.is_alive()));
+        let silent: Vec<&Node> = view.alive().filter(|n| n.key != me && n.last < since).collect();
+        let mut dead = Vec::new();
+        for node in silent {
+            let again = self
+                .accused
+                .get(&node.key)
+                .is_some_and(|then| self.count < then + options.missed as u64);
+            if again || self.has_sign(options, node.key) {
+                continue;
+            }
+            let before = |other: &&Node| {
+                let rank = |key: NodeKey| weight(node.key.0, key.0);
+                other.key != node.key && other.last >= since && rank(other.key) > rank(me)
+            };
+            let late = long_since.is_some_and(|long_since| node.last < long_since);
+            if late || view.alive().filter(before).count() < FIRST {
+                dead.push((node.key, node.incarnation, node.last));
+                self.accused.insert(node.key, self.count);
+            }
+        }
+        dead
+    }
+}
