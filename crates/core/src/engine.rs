@@ -243,6 +243,15 @@ pub trait Lease: Send {
     /// Hands a turn in. At most two may be unsettled.
     fn commit(&mut self, turn: Turn) -> Ticket;
 
+    /// Whether the task may keep it; asked before each step. An engine that moves tasks between
+    /// nodes takes it back in this way.
+    ///
+    /// # Errors
+    /// [`crate::Code::Fenced`] when it is to be dropped, and opened again.
+    fn keep(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Hands the same bytes in again, after [`Settlement::Retry`].
     fn retry(&mut self, _ticket: Ticket) {}
 

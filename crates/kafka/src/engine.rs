@@ -17,9 +17,11 @@
 mod codec;
 mod input;
 mod lease;
+mod membership;
 pub mod names;
 mod opening;
 mod outside;
+mod placed;
 mod registry;
 mod shared;
 mod tail;
@@ -34,7 +36,7 @@ use std::{
 };
 
 use millstream_core::{
-    Code, Error, Frame, Result,
+    Code, Error, Frame, Result, Time,
     engine::{
         Backlog, Engine, EngineStats, Health, Lease, StreamInfo, StreamSpec, TaskSpec, Ticket,
     },
@@ -42,14 +44,19 @@ use millstream_core::{
     turn::{Change, Output, Progress, StreamId, TaskId},
 };
 
-pub use self::upkeep::{Threads, Trimmer, Upkeep};
 use self::{
     codec::{Line, State},
+    membership::Public,
     names::Names,
     opening::{Advanced, Opening},
+    placed::{Asked, Hold, Placed},
     registry::{Registry, Stream},
     shared::{Shared, Signal, lock},
     views::OUTSIDE,
+};
+pub use self::{
+    membership::Membership,
+    upkeep::{Threads, Trimmer, Upkeep, clock},
 };
 use crate::client::{Client, Start, TopicPartition};
 
@@ -67,6 +74,19 @@ pub struct Options {
     pub node: String,
     /// Another number for each run of the node.
     pub incarnation: u64,
+    /// How it is a member of the application's cluster; without, it takes all tasks for itself.
+    pub member: Option<MemberOptions>,
+}
+
+/// How a node is a member.
+#[derive(Clone, Debug)]
+pub struct MemberOptions {
+    /// Where people can ask it; not empty.
+    pub address: String,
+    /// How patient it is with others.
+    pub patience: crate::cluster::Options,
+    /// Now; in production, [`clock`].
+    pub now: Time,
 }
 
 /// An engine and the two that work for it.
@@ -77,6 +97,8 @@ pub struct Connected {
     pub upkeep: Upkeep,
     /// Step or run it, or what was read stays in Kafka.
     pub trimmer: Trimmer,
+    /// Step or run it, or no task is placed here.
+    pub membership: Option<Membership>,
 }
 
 /// The engine. Cheap to clone: share it.
@@ -84,6 +106,7 @@ pub struct Connected {
 pub struct KafkaEngine {
     shared: Arc<Shared>,
     openings: Arc<Mutex<HashMap<String, Box<Opening>>>>,
+    public: Arc<Public>,
 }
 
 impl KafkaEngine {
@@ -105,15 +128,22 @@ impl KafkaEngine {
         let (told, _, progress) = reader(names.progress())?;
         let registry = Registry::new(names.clone(), at, registry);
         let (node, incarnation) = (options.node.clone(), options.incarnation);
-        let shared = Shared::new(client, names, node, incarnation, registry, signal);
-        let engine = KafkaEngine { shared, openings: Arc::default() };
+        let public = Arc::<Public>::default();
+        let placed = options.member.is_some().then(|| Arc::new(Placed::new(public.signal.clone())));
+        let shared =
+            Shared::new(client, names, node, incarnation, registry, signal, placed.clone());
+        let engine = KafkaEngine { shared, openings: Arc::default(), public: public.clone() };
         let mut upkeep = Upkeep::new(engine.clone(), progress);
         engine.wait("what the application has", || {
             engine.shared.pump()?;
             Ok(lock(&engine.shared.registry).next >= lines && upkeep.has_heard(told)?)
         })?;
         let trimmer = Trimmer::new(engine.shared.clone());
-        Ok(Connected { engine, upkeep, trimmer })
+        let member = options.member.as_ref().zip(placed);
+        let membership = member
+            .map(|(member, placed)| membership::join(&engine, placed, public, member))
+            .transpose()?;
+        Ok(Connected { engine, upkeep, trimmer, membership })
     }
 
     /// Waits until `done`; for people and at the start, never in a task.
@@ -135,15 +165,24 @@ impl KafkaEngine {
         }
     }
 
+    /// The cluster as this node knows it, if it is a member of one.
+    pub fn cluster(&self) -> Option<crate::cluster::Summary> {
+        lock(&self.public.summary).clone()
+    }
+
     /// Opens a task whether or not it is placed here.
-    fn take_over(&self, spec: &TaskSpec) -> Result<Option<Box<dyn Lease>>> {
+    fn take_over(
+        &self,
+        spec: &TaskSpec,
+        hold: Option<&Arc<Hold>>,
+    ) -> Result<Option<Box<dyn Lease>>> {
         loop {
             let opening = lock(&self.openings).remove(&spec.name);
             let opening = match opening {
                 Some(opening) => *opening,
                 None => {
                     let Some((task, state)) = self.shared.register(spec)? else { return Ok(None) };
-                    Opening::begin(&self.shared, spec, task, state)?
+                    Opening::begin(&self.shared, spec, task, state, hold.cloned())?
                 }
             };
             match opening.advance(&spec.waker)? {
@@ -216,7 +255,24 @@ impl Engine for KafkaEngine {
     }
 
     fn open(&self, spec: &TaskSpec) -> Result<Option<Box<dyn Lease>>> {
-        self.take_over(spec)
+        let Some(placed) = &self.shared.placed else { return self.take_over(spec, None) };
+        // What is known of in the registry can be placed.
+        if self.shared.register(spec)?.is_none() {
+            return Ok(None);
+        }
+        let hold = match placed.ask(spec) {
+            Asked::Here(hold) => hold,
+            Asked::Later => return Ok(None),
+            Asked::Elsewhere => {
+                drop(lock(&self.openings).remove(&spec.name));
+                return Ok(None);
+            }
+        };
+        let lease = self.take_over(spec, Some(&hold))?;
+        if lease.is_some() {
+            placed.opened(&spec.name);
+        }
+        Ok(lease)
     }
 
     fn read(
@@ -320,7 +376,7 @@ impl Engine for KafkaEngine {
     }
 
     fn health(&self) -> Health {
-        let error = self.shared.trouble();
+        let error = lock(&self.public.error).clone().or_else(|| self.shared.trouble());
         Health { error, pending_bytes: self.shared.pending_bytes(), ..Health::default() }
     }
 }

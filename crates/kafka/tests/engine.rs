@@ -20,7 +20,7 @@ struct InMemory {
 }
 
 fn connect(client: Arc<dyn Client>, app: &str, incarnation: u64) -> Connected {
-    let options = Options { app: app.into(), node: "one".into(), incarnation };
+    let options = Options { app: app.into(), node: "one".into(), incarnation, member: None };
     KafkaEngine::connect(&options, client).unwrap()
 }
 

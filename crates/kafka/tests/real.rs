@@ -14,7 +14,7 @@ use millstream_brokers::{Brokers, or_skip};
 use millstream_core::engine::Engine;
 use millstream_kafka::{
     client::{self, Client, rd::RdClient},
-    engine::{Connected, KafkaEngine, Options, Threads},
+    engine::{KafkaEngine, Options, Threads},
 };
 use millstream_runtime::conformance::{self, Subject};
 
@@ -71,10 +71,9 @@ impl Real {
     fn connect(&mut self) {
         self.runs += 1;
         let (app, node) = (self.app.clone(), "one".to_string());
-        let options = Options { app, node, incarnation: self.runs };
-        let Connected { engine, upkeep, trimmer } =
-            KafkaEngine::connect(&options, self.client.clone()).unwrap();
-        self.running = Some((engine, Threads::start(upkeep, trimmer).unwrap()));
+        let options = Options { app, node, incarnation: self.runs, member: None };
+        let connected = KafkaEngine::connect(&options, self.client.clone()).unwrap();
+        self.running = Some((connected.engine.clone(), Threads::start(connected).unwrap()));
     }
 }
 

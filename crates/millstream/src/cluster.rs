@@ -5,7 +5,7 @@ use std::sync::Arc;
 use millstream_core::{Code, Error, Result, engine::Engine};
 use millstream_kafka::{
     client::rd::RdClient,
-    engine::{Connected, KafkaEngine, Options, Threads},
+    engine::{KafkaEngine, MemberOptions, Options, Threads, clock},
 };
 
 /// Which Kafka, which application, and who this is.
@@ -28,13 +28,19 @@ impl Cluster {
         Ok(Cluster { servers: servers.into(), app: app.into(), node })
     }
 
-    pub fn connect(&self) -> Result<(Arc<dyn Engine>, Threads)> {
+    /// Joins; others find this node at `address`.
+    pub fn connect(&self, address: Option<&str>) -> Result<(Arc<dyn Engine>, Threads)> {
         let properties = vec![("bootstrap.servers".to_string(), self.servers.clone())];
         let client = RdClient::connect(properties, &self.app)?;
-        let options =
-            Options { app: self.app.clone(), node: self.node.clone(), incarnation: incarnation() };
-        let Connected { engine, upkeep, trimmer } = KafkaEngine::connect(&options, client)?;
-        Ok((Arc::new(engine), Threads::start(upkeep, trimmer)?))
+        let member = MemberOptions {
+            address: address.unwrap_or("-").into(),
+            patience: Default::default(),
+            now: clock(),
+        };
+        let (app, node) = (self.app.clone(), self.node.clone());
+        let options = Options { app, node, incarnation: incarnation(), member: Some(member) };
+        let connected = KafkaEngine::connect(&options, client)?;
+        Ok((Arc::new(connected.engine.clone()), Threads::start(connected)?))
     }
 
     pub fn name(&self) -> String {

@@ -107,7 +107,7 @@ impl Node {
     /// If another node uses the directory, it cannot be read or written, or what is in it is
     /// damaged; if Kafka cannot be reached, or the application's topics are not what they should be.
     pub fn start(self) -> Result<Running> {
-        let (engine, keeper) = self.place.open()?;
+        let (engine, keeper) = self.place.open(self.http.as_deref())?;
         let connectors = ThreadConnectors::start(self.workers)?;
         let heart = Heart::new(engine.clone(), connectors, self.options)?;
         let workers = Workers::start(heart.clone(), self.workers)?;
@@ -261,7 +261,12 @@ impl Running {
 
     /// Takes nothing in any more and works off what was taken in, for at most `wait`. Whether
     /// everything was worked off; what was not is still there when the node starts again.
+    ///
+    /// A node of many hands its tasks over instead, and the others go on where it was.
     pub fn drain(&self, wait: Duration) -> bool {
+        if let Some(left) = self.keeper.as_ref().and_then(|keeper| keeper.leave(wait)) {
+            return left;
+        }
         self.heart.drain();
         // Clock: the caller waits, no task does.
         let begun = std::time::Instant::now();

@@ -27,7 +27,7 @@ pub(crate) enum Keeper {
         #[expect(dead_code, reason = "works until dropped")] embedded::Threads,
     ),
     #[cfg(feature = "kafka")]
-    Kafka(#[expect(dead_code, reason = "works until dropped")] millstream_kafka::engine::Threads),
+    Kafka(millstream_kafka::engine::Threads),
 }
 
 impl Place {
@@ -51,8 +51,10 @@ impl Place {
         }
     }
 
-    /// Opens it.
-    pub fn open(&self) -> Result<(Arc<dyn Engine>, Keeper)> {
+    /// Opens it; others find the node at `address`.
+    pub fn open(&self, address: Option<&str>) -> Result<(Arc<dyn Engine>, Keeper)> {
+        #[cfg(not(feature = "kafka"))]
+        let _ = address;
         match self {
             Place::Dir(dir, options) => {
                 let opened = embedded::open_dir(dir, options.clone())?;
@@ -61,7 +63,7 @@ impl Place {
             }
             #[cfg(feature = "kafka")]
             Place::Kafka(cluster) => {
-                let (engine, threads) = cluster.connect()?;
+                let (engine, threads) = cluster.connect(address)?;
                 Ok((engine, Keeper::Kafka(threads)))
             }
         }
@@ -87,6 +89,15 @@ impl Place {
 }
 
 impl Keeper {
+    /// Lets other nodes take over what this one has, if there may be others. Whether they have.
+    pub fn leave(&self, wait: std::time::Duration) -> Option<bool> {
+        match self {
+            Keeper::Dir(..) => None,
+            #[cfg(feature = "kafka")]
+            Keeper::Kafka(threads) => Some(threads.leave(wait)),
+        }
+    }
+
     /// Tells others on this machine where the node listens.
     pub fn announce(&self, url: &str) -> Result<()> {
         match self {

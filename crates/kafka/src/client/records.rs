@@ -150,6 +150,11 @@ impl Fetched {
         })
     }
 
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len() + self.list.len() * size_of::<Place>()
+    }
+
     /// The value of record `at`, sharing its memory.
     pub fn value(&self, at: usize) -> Option<Buffer> {
         let range = self.list[at].value.clone()?;

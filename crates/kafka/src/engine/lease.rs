@@ -14,6 +14,7 @@ use millstream_core::{
 use super::{
     codec::{Appended, Nonce, TURNED, Turned, changed, frame_key, opened, pack},
     input::Input,
+    placed::Hold,
     shared::Shared,
     tail::Tail,
 };
@@ -35,13 +36,19 @@ pub(super) struct KafkaLease {
     pub undecided: VecDeque<Undecided>,
     /// Every turn up to here is committed; at first, those of the leases before.
     pub committed: Ticket,
+    pub name: String,
+    /// What the placement wants of it.
+    pub hold: Option<Arc<Hold>>,
+    /// Whether its first turn is committed.
+    pub has_output: bool,
     /// What has ended the lease, and with which turn.
     pub end: Option<(Ticket, Settlement)>,
 }
 
 pub(super) struct Undecided {
     ticket: Ticket,
-    turned: Turned,
+    /// `None` of a release.
+    turned: Option<Turned>,
     bytes: u64,
 }
 
@@ -80,6 +87,13 @@ impl KafkaLease {
         Ok((records, turned))
     }
 
+    fn submit(&mut self, ticket: Ticket, records: Records, turned: Option<Turned>) {
+        let bytes = records.bytes() as u64;
+        self.shared.submitted(ticket, bytes);
+        self.undecided.push_back(Undecided { ticket, turned, bytes });
+        self.writer.submit(records);
+    }
+
     /// Hears what became of transactions.
     fn pump(&mut self) {
         while let Some(outcome) = self.writer.outcome() {
@@ -88,11 +102,24 @@ impl KafkaLease {
             let end = match outcome {
                 Outcome::Committed if self.end.is_none() => {
                     self.committed = front.ticket;
-                    self.shared.turned(self.task, front.turned);
+                    if let Some(turned) = front.turned {
+                        self.shared.turned(self.task, turned);
+                        if !std::mem::replace(&mut self.has_output, true)
+                            && let Some(placed) = &self.shared.placed
+                        {
+                            placed.output(&self.name);
+                        }
+                    }
                     continue;
                 }
                 Outcome::Ready | Outcome::Committed | Outcome::Unknown => Settlement::Unknown,
-                Outcome::Fenced => Settlement::Fenced,
+                Outcome::Fenced => {
+                    if let Some(placed) = self.shared.placed.as_ref().filter(|_| self.end.is_none())
+                    {
+                        placed.fenced(&self.name);
+                    }
+                    Settlement::Fenced
+                }
                 Outcome::Refused(error) => Settlement::Fatal(error),
             };
             self.end.get_or_insert((front.ticket, end));
@@ -136,16 +163,15 @@ impl Lease for KafkaLease {
     fn commit(&mut self, turn: Turn) -> Ticket {
         let ticket = self.shared.ticket();
         self.pump();
+        if self.hold.as_ref().is_some_and(|h| h.is_lost() || h.is_released()) {
+            // Its next owner runs it.
+            self.end.get_or_insert((ticket, Settlement::Fenced));
+        }
         if self.end.is_some() {
             return ticket;
         }
         match self.transaction(turn) {
-            Ok((records, turned)) => {
-                let bytes = records.bytes() as u64;
-                self.shared.submitted(ticket, bytes);
-                self.undecided.push_back(Undecided { ticket, turned, bytes });
-                self.writer.submit(records);
-            }
+            Ok((records, turned)) => self.submit(ticket, records, Some(turned)),
             Err(error) => self.end = Some((ticket, Settlement::Fatal(error))),
         }
         ticket
@@ -159,6 +185,31 @@ impl Lease for KafkaLease {
             Some(_) => Settlement::Fenced,
             None => Settlement::Pending,
         }
+    }
+
+    fn keep(&mut self) -> Result<()> {
+        let Some(hold) = self.hold.clone() else { return Ok(()) };
+        if hold.is_lost() {
+            return Err(Error::new(Code::Fenced, "the node is no longer a member"));
+        }
+        if !hold.is_released() {
+            return Ok(());
+        }
+        self.pump();
+        if !self.undecided.is_empty() {
+            return Ok(()); // What is on its way comes first.
+        }
+        if self.end.is_none() && !self.opens.is_empty() {
+            // That it was opened here and had nothing to do is no sign of a crash.
+            let mut records = Records::default();
+            for nonce in self.opens.drain(..) {
+                records.push(&self.state, Record::of(&opened(&nonce), None));
+            }
+            let ticket = self.shared.ticket();
+            self.submit(ticket, records, None);
+            return Ok(());
+        }
+        Err(Error::new(Code::Fenced, "the task is handed over to another node"))
     }
 
     fn durable(&self, ticket: Ticket) -> bool {

@@ -58,6 +58,11 @@ impl Names {
         format!("{}.progress", self.app)
     }
 
+    /// Where nodes say who they are and what they run.
+    pub fn members(&self) -> String {
+        format!("{}.members", self.app)
+    }
+
     /// A stream's topic.
     pub fn stream(&self, name: &str) -> Result<String> {
         self.topic("stream", name)

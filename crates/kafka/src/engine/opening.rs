@@ -16,6 +16,7 @@ use super::{
     codec::{Nonce, opened},
     input::Input,
     lease::KafkaLease,
+    placed::Hold,
     shared::Shared,
     tail::Tail,
 };
@@ -27,6 +28,8 @@ pub(super) struct Opening {
     state: TopicPartition,
     inputs: Vec<InputSpec>,
     nonce: Nonce,
+    name: String,
+    hold: Option<Arc<Hold>>,
     writer: Box<dyn Writer>,
     tail: Tail,
     step: Step,
@@ -45,6 +48,7 @@ impl Opening {
         spec: &TaskSpec,
         task: TaskId,
         state: TopicPartition,
+        hold: Option<Arc<Hold>>,
     ) -> Result<Opening> {
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&shared.incarnation.to_le_bytes());
@@ -52,7 +56,12 @@ impl Opening {
         let id = shared.names.transactional(&spec.name);
         Ok(Opening {
             writer: shared.client.writer(&id, spec.waker.clone())?,
-            tail: Tail::new(&shared.client, state.clone(), spec.waker.clone())?,
+            tail: match shared.placed.as_ref().and_then(|p| p.promote(&spec.name)) {
+                Some(tail) => tail,
+                None => Tail::new(&shared.client, state.clone(), spec.waker.clone())?,
+            },
+            name: spec.name.clone(),
+            hold,
             shared: shared.clone(),
             task,
             state,
@@ -129,6 +138,9 @@ impl Opening {
                 changes_max: self.tail.changes(),
             },
             opens: self.tail.opens().iter().copied().collect(),
+            name: self.name,
+            hold: self.hold,
+            has_output: false,
             shared: self.shared,
             task: self.task,
             state: self.state,

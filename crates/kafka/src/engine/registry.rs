@@ -137,6 +137,11 @@ impl Registry {
         self.tasks.get((id.0 as usize).checked_sub(1)?)
     }
 
+    /// A task's number.
+    pub fn id(&self, name: &str) -> Option<TaskId> {
+        self.task_ids.get(name).map(|at| self.tasks[*at].id)
+    }
+
     /// The tasks that read a partition, and as which of their inputs.
     pub fn consumers(&self, input: &InputSpec) -> &[(TaskId, usize)] {
         self.consumers.get(input).map_or(&[], Vec::as_slice)

@@ -21,6 +21,7 @@ use super::{
     codec::{Line, Turned, pack},
     names::{Names, split},
     outside::Outside,
+    placed::Placed,
     registry::Registry,
     views::Views,
 };
@@ -29,6 +30,8 @@ use crate::client::{Client, Record, Records, TopicPartition};
 pub(super) struct Shared {
     pub client: Arc<dyn Client>,
     pub names: Names,
+    /// Which tasks this node may have; without it, all.
+    pub placed: Option<Arc<Placed>>,
     /// This node's name, unique in the application.
     pub node: String,
     /// Of this run of the node; with a count it names an opening.
@@ -100,10 +103,12 @@ impl Shared {
         incarnation: u64,
         registry: Registry,
         signal: Arc<Signal>,
+        placed: Option<Arc<Placed>>,
     ) -> Arc<Shared> {
         Arc::new(Shared {
             client,
             names,
+            placed,
             node,
             incarnation,
             registry: Mutex::new(registry),
@@ -216,17 +221,26 @@ impl Shared {
         if let Some(error) = topics.wrong.remove(stage) {
             return Err(error);
         }
-        let Some(topic) = topics.there.get(stage).cloned() else {
-            topics.wanted.insert(stage.into(), spec.tasks);
-            drop(topics);
-            self.signal.raise();
-            return Ok(None);
-        };
-        let Some(id) = id else { return Ok(None) };
-        topics.asked.remove(&spec.name);
+        if id.is_some() {
+            topics.asked.remove(&spec.name);
+        }
         drop(topics);
+        let topic = self.topic_of_state(stage, spec.tasks);
+        let (Some(id), Some(topic)) = (id, topic) else { return Ok(None) };
         lock(&self.waiting).remove(&spec.name);
         Ok(Some((id, TopicPartition::new(topic, partition))))
+    }
+
+    /// The topic of a stage's state; `None` while it is made.
+    pub fn topic_of_state(&self, stage: &str, tasks: u32) -> Option<Arc<str>> {
+        let mut topics = lock(&self.topics);
+        let there = topics.there.get(stage).cloned();
+        if there.is_none() {
+            topics.wanted.insert(stage.into(), tasks);
+            drop(topics);
+            self.signal.raise();
+        }
+        there
     }
 
     /// What keeps Kafka from being reached, as people read it.

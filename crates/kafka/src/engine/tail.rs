@@ -1,17 +1,20 @@
 //! A task's state, read from its topic.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
 use millstream_core::{Result, engine::Waker, turn::Change};
 
 use super::codec::{Nonce, State, Turned, foreign, state, unpack};
-use crate::client::{Client, Fetched, Reader, Start, TopicPartition};
+use crate::client::{Client, Collected, Fetched, Reader, Record, Start, TopicPartition};
 
 /// What lies unread between librdkafka and the tail, in bytes.
 const AHEAD_BYTES: usize = 8 << 20;
+
+/// How much more than is needed may lie here before the rest is dropped, in bytes.
+const SQUEEZE_BYTES: usize = 4 << 20;
 
 pub(super) struct Tail {
     at: TopicPartition,
@@ -23,6 +26,11 @@ pub(super) struct Tail {
     turned: Turned,
     /// Openings since the last turn.
     opens: BTreeSet<Nonce>,
+    /// The node that opened it last.
+    owner: Option<String>,
+    /// Bytes of `pieces`, and how many of them were needed when that was last looked at.
+    bytes: usize,
+    needed: usize,
 }
 
 impl Tail {
@@ -36,6 +44,9 @@ impl Tail {
             changes: 0,
             turned: Turned::default(),
             opens: BTreeSet::new(),
+            owner: None,
+            bytes: 0,
+            needed: 0,
         })
     }
 
@@ -43,19 +54,69 @@ impl Tail {
     /// hands out in order, and only what is decided.
     pub fn reach(&mut self, nonce: &Nonce) -> Result<bool> {
         while !self.opens.contains(nonce) {
-            let Some(piece) = self.reader.poll()? else { return Ok(false) };
-            for (offset, record) in piece.iter() {
-                let alien = || foreign(&self.at, offset);
-                match state(record.key, record.value).ok_or_else(alien)? {
-                    State::Turned(bytes) => self.turned = unpack(bytes).ok_or_else(alien)?,
-                    State::Opened(nonce) => drop(self.opens.insert(nonce)),
-                    State::Forgotten(nonce) => drop(self.opens.remove(&nonce)),
-                    State::Changed(_) => self.changes += 1,
-                }
+            if !self.read()? {
+                return Ok(false);
             }
-            self.pieces.push_back(piece);
         }
         Ok(true)
+    }
+
+    /// Reads what has come. Whether anything has.
+    pub fn advance(&mut self) -> Result<bool> {
+        let mut moved = false;
+        while self.read()? {
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn read(&mut self) -> Result<bool> {
+        let Some(piece) = self.reader.poll()? else { return Ok(false) };
+        for (offset, record) in piece.iter() {
+            let alien = || foreign(&self.at, offset);
+            match state(record.key, record.value).ok_or_else(alien)? {
+                State::Turned(bytes) => self.turned = unpack(bytes).ok_or_else(alien)?,
+                State::Opened(nonce) => {
+                    self.opens.insert(nonce);
+                    let node = record.value.map(String::from_utf8_lossy);
+                    self.owner = node.map(std::borrow::Cow::into_owned);
+                }
+                State::Forgotten(nonce) => drop(self.opens.remove(&nonce)),
+                State::Changed(_) => self.changes += 1,
+            }
+        }
+        self.bytes += piece.bytes();
+        self.pieces.push_back(piece);
+        if self.bytes > 2 * self.needed + SQUEEZE_BYTES {
+            self.squeeze();
+        }
+        Ok(true)
+    }
+
+    /// Keeps of each key the last value only: a tail that follows for long does not grow.
+    fn squeeze(&mut self) {
+        let mut last: HashMap<&[u8], Option<&[u8]>> = HashMap::new();
+        for (_, record) in self.pieces.iter().flat_map(Fetched::iter) {
+            if let (Some(key), Some(State::Changed(change))) =
+                (record.key, state(record.key, record.value))
+            {
+                last.insert(key, change.value);
+            }
+        }
+        let mut kept = Collected::default();
+        for (key, value) in last.iter().filter(|(_, value)| value.is_some()) {
+            kept.push(0, Record::of(key, *value));
+        }
+        let kept = kept.take();
+        self.pieces = kept.into_iter().collect();
+        self.changes = self.pieces.iter().map(|piece| piece.len() as u64).sum();
+        self.needed = self.pieces.iter().map(Fetched::bytes).sum();
+        self.bytes = self.needed;
+    }
+
+    /// The node that has opened the task last.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
     }
 
     /// What the last turn has left.

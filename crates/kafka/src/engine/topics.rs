@@ -105,6 +105,16 @@ pub(super) fn common(client: &dyn Client, names: &super::names::Names) -> Result
     ensure(client, &names.progress(), 1, compacted())
 }
 
+/// Where nodes find each other; an hour of it is more than any node reads.
+pub(super) fn members(client: &dyn Client, names: &super::names::Names) -> Result<()> {
+    let settings = vec![
+        ("cleanup.policy", "delete".to_string()),
+        ("retention.ms", "3600000".to_string()),
+        ("segment.bytes", (16 << 20).to_string()),
+    ];
+    ensure(client, &names.members(), 1, settings)
+}
+
 /// A stream's topic.
 pub(super) fn stream(client: &dyn Client, name: &str, spec: &StreamSpec) -> Result<()> {
     let retain = Some(spec.retain_bytes / u64::from(spec.partitions));

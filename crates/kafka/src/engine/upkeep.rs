@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -15,14 +15,15 @@ use std::{
 };
 
 use millstream_core::{
-    Error, Result,
+    Error, Result, Time,
     engine::{InputSpec, TaskSpec},
     turn::{StreamId, TaskId},
 };
 
 use super::{
-    KafkaEngine,
+    Connected, KafkaEngine,
     codec::{Turned, foreign, pack, unpack},
+    membership::Public,
     shared::{Shared, lock},
     topics,
     views::OUTSIDE,
@@ -145,7 +146,7 @@ impl Upkeep {
                 inputs: Vec::new(),
                 waker: Arc::new(move || signal.raise()),
             };
-            if let Some(lease) = self.engine.take_over(&spec)? {
+            if let Some(lease) = self.engine.take_over(&spec, None)? {
                 let done = lock(&shared.outside).take_over(lease);
                 done.into_iter().for_each(|ticket| shared.decided(ticket, 0));
             }
@@ -203,7 +204,18 @@ impl Trimmer {
 pub struct Threads {
     stop: Arc<AtomicBool>,
     shared: Arc<Shared>,
+    public: Arc<Public>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// The wall clock at the start, and from then on one that never goes back.
+pub fn clock() -> Time {
+    use std::time::{Instant, SystemTime, UNIX_EPOCH};
+    // Clock: this thread is production's.
+    static START: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
+        (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    });
+    Time::from_ms((START.1 + START.0.elapsed()).as_millis() as i64)
 }
 
 impl Threads {
@@ -211,10 +223,12 @@ impl Threads {
     ///
     /// # Errors
     /// If they cannot be started.
-    pub fn start(mut upkeep: Upkeep, mut trimmer: Trimmer) -> Result<Threads> {
+    pub fn start(connected: Connected) -> Result<Threads> {
+        let Connected { mut upkeep, mut trimmer, membership, .. } = connected;
         let stop = Arc::new(AtomicBool::new(false));
         let shared = upkeep.engine.shared.clone();
-        let mut threads = Threads { stop, shared, threads: Vec::new() };
+        let public = upkeep.engine.public.clone();
+        let mut threads = Threads { stop, shared, public: public.clone(), threads: Vec::new() };
         let (shared, stop) = (threads.shared.clone(), threads.stop.clone());
         threads.spawn("kafka-upkeep", move || {
             // Clock: this thread is production's.
@@ -239,7 +253,36 @@ impl Threads {
                 std::thread::park_timeout(TRIM_EVERY);
             }
         })?;
+        if let Some(mut membership) = membership {
+            let stop = threads.stop.clone();
+            threads.spawn("kafka-members", move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let seen = public.signal.seen();
+                    let now = clock();
+                    // What cannot be read now is read later; a node that is silent counts as dead.
+                    drop(membership.step(now));
+                    let wait = membership.next_wake().ms().saturating_sub(now.ms()).clamp(1, 100);
+                    public.signal.wait(seen, Duration::from_millis(wait as u64));
+                }
+            })?;
+        }
         Ok(threads)
+    }
+
+    /// Lets other nodes take over all tasks. Whether they have, within `wait`.
+    pub fn leave(&self, wait: Duration) -> bool {
+        self.public.leave.store(true, Ordering::Relaxed);
+        self.public.signal.raise();
+        // Clock: whoever asks is no task.
+        let begun = std::time::Instant::now();
+        loop {
+            let seen = self.public.signal.seen();
+            if self.public.left.load(Ordering::Relaxed) {
+                return true;
+            }
+            let Some(left) = wait.checked_sub(begun.elapsed()) else { return false };
+            self.public.signal.wait(seen, left.min(LOOK_EVERY));
+        }
     }
 
     fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -253,6 +296,7 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.shared.signal.raise();
+        self.public.signal.raise();
         for thread in self.threads.drain(..) {
             thread.thread().unpark();
             // It has panicked, or it has ended: nothing is left to do either way.

@@ -115,6 +115,7 @@ impl Live {
 
     /// Hears what became of the turns handed in, and tells whoever waited for them to be durable.
     pub fn settle(&mut self) -> Result<()> {
+        self.lease.keep()?;
         while let Some(ticket) = self.unsettled.front().copied() {
             match self.lease.settled(ticket) {
                 Settlement::Ok => {

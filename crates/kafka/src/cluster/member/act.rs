@@ -42,7 +42,7 @@ impl Member {
     }
 
     /// Whether the view is new enough to decide anything.
-    fn is_current(&self, now: Time) -> bool {
+    pub fn is_current(&self, now: Time) -> bool {
         self.echoed >= self.must_echo && now < self.echoed_at + self.options.detection()
     }
 

@@ -1,0 +1,236 @@
+//! Drives this node's part in the cluster: hands it what was read and what has happened, and does
+//! what it decides. What is decided, and why, is in [`crate::cluster`].
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use millstream_core::{Error, Result, Time};
+
+use super::{
+    KafkaEngine,
+    names::split,
+    placed::{Event, Placed},
+    shared::{Shared, Signal, lock},
+    tail::Tail,
+    views::OUTSIDE,
+};
+use crate::{
+    client::{Reader, Record, Records, Start, TopicPartition},
+    cluster::{Action, Member, State, Summary},
+};
+
+/// What the members topic may take in memory unread, in bytes.
+const AHEAD_BYTES: usize = 4 << 20;
+/// How far back the members topic is read by a node that starts: all have repeated themselves since.
+const BEFORE: Duration = Duration::from_secs(30);
+/// How often it is told how far standbys are behind.
+const LAG_EVERY: Duration = Duration::from_millis(500);
+
+/// This node's part in the cluster, and what is driven for it.
+pub struct Membership {
+    engine: KafkaEngine,
+    placed: Arc<Placed>,
+    member: Member,
+    at: TopicPartition,
+    reader: Box<dyn Reader>,
+    /// Set by appends that have failed.
+    lost: Arc<AtomicBool>,
+    /// Streams of the registry that the member was told of.
+    tasks: usize,
+    lag_told: Time,
+    public: Arc<Public>,
+}
+
+/// What others ask of the membership.
+#[derive(Default)]
+pub(super) struct Public {
+    pub summary: Mutex<Option<Summary>>,
+    pub leave: AtomicBool,
+    pub left: AtomicBool,
+    /// Why it is no member any more.
+    pub error: Mutex<Option<Error>>,
+    pub signal: Arc<Signal>,
+}
+
+impl Membership {
+    pub(super) fn new(
+        engine: KafkaEngine,
+        placed: Arc<Placed>,
+        public: Arc<Public>,
+        member: Member,
+        now: Time,
+    ) -> Result<Membership> {
+        let shared = &engine.shared;
+        let at = TopicPartition::new(shared.names.members(), 0);
+        let from = shared.client.offset_of(&at, now - BEFORE)?;
+        let from = match from {
+            Some(from) => from,
+            None => shared.client.range(&at)?.end,
+        };
+        let signal = public.signal.clone();
+        let waker = Arc::new(move || signal.raise());
+        let reader = shared.client.reader(&at, Start::Offset(from), AHEAD_BYTES, waker)?;
+        Ok(Membership {
+            engine,
+            placed,
+            member,
+            at,
+            reader,
+            lost: Arc::default(),
+            tasks: 0,
+            lag_told: Time::MIN,
+            public,
+        })
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.engine.shared
+    }
+
+    /// Does what is due. `now` never goes back.
+    ///
+    /// # Errors
+    /// If the members topic cannot be read; another step tries again.
+    pub fn step(&mut self, now: Time) -> Result<()> {
+        self.tell_tasks()?;
+        while let Some(piece) = self.reader.poll()? {
+            for (offset, record) in piece.iter() {
+                // One that cannot be read is passed over: a later version's, or nobody's.
+                drop(self.member.on_record(offset, record.value.unwrap_or_default(), now));
+            }
+        }
+        if self.lost.swap(false, Ordering::Relaxed) {
+            self.member.on_lost();
+        }
+        if self.public.leave.load(Ordering::Relaxed) && self.member.state() != State::Leaving {
+            self.member.drain();
+        }
+        for event in self.placed.events() {
+            match event {
+                Event::Opened(task) => self.member.on_opened(&task, now),
+                Event::Output(task) => self.member.on_output(&task, now),
+                Event::Fenced(task) => self.member.on_fenced(&task, now),
+                Event::Released(task) => self.member.on_released(&task, now),
+            }
+        }
+        self.follow(now);
+        for action in self.member.poll(now) {
+            self.act(action);
+        }
+        self.placed.set_current(self.member.is_current(now));
+        *lock(&self.public.summary) = Some(self.member.summary());
+        Ok(())
+    }
+
+    /// When the next step is due at the latest.
+    pub fn next_wake(&self) -> Time {
+        self.member.next_wake()
+    }
+
+    fn tell_tasks(&mut self) -> Result<()> {
+        let registry = lock(&self.engine.shared.registry);
+        if registry.tasks.len() == self.tasks {
+            return Ok(());
+        }
+        self.tasks = registry.tasks.len();
+        let names = registry.tasks.iter().map(|t| t.name.as_str());
+        let names: Vec<&str> = names.filter(|name| !name.starts_with(OUTSIDE)).collect();
+        self.member.set_tasks(&names)
+    }
+
+    /// Reads on behind the tasks that this node follows.
+    fn follow(&mut self, now: Time) {
+        let shared = self.engine.shared.clone();
+        for spec in self.placed.unfollowed() {
+            let Ok((stage, partition)) = split(&spec.name) else { continue };
+            let Some(topic) = shared.topic_of_state(stage, spec.tasks) else { continue };
+            let at = TopicPartition::new(topic, partition);
+            let begun = self.placed.begin_to_follow(&spec, |w| Tail::new(&shared.client, at, w));
+            // Tried again with the next step.
+            drop(begun);
+        }
+        let tell = now >= self.lag_told + LAG_EVERY;
+        let (member, placed) = (&mut self.member, &self.placed);
+        let registry = lock(&shared.registry);
+        let views = lock(&shared.views);
+        placed.visit_standbys(|task, tail| -> Result<()> {
+            if tail.advance()?
+                && let Some(owner) = tail.owner()
+            {
+                member.on_commit_seen(owner);
+            }
+            if tell {
+                let known = registry.id(task).and_then(|id| views.task(id));
+                let turn = known.map_or(0, |turned| turned.progress.turn);
+                member.on_lag(task, turn.saturating_sub(tail.turned().progress.turn));
+            }
+            Ok(())
+        });
+        if tell {
+            self.lag_told = now;
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Append(bytes) => {
+                let mut records = Records::default();
+                records.push(&self.at, Record::of(&[], Some(&bytes)));
+                let (lost, signal) = (self.lost.clone(), self.public.signal.clone());
+                let done = move |appended: Result<u64>| {
+                    if appended.is_err() {
+                        lost.store(true, Ordering::Relaxed);
+                        signal.raise();
+                    }
+                };
+                self.shared().client.append(records, Box::new(done));
+            }
+            Action::Open(task) => self.placed.grant(&task),
+            Action::Release(task) => self.placed.release(&task),
+            Action::Standby(task) => self.placed.follow(&task, true),
+            Action::DropStandby(task) => self.placed.follow(&task, false),
+            Action::StepDown { rejoin } => {
+                self.placed.take_all();
+                if !rejoin {
+                    *lock(&self.public.error) = Some(name_taken(&self.shared().node));
+                    self.public.left.store(true, Ordering::Relaxed);
+                }
+            }
+            Action::Left => self.public.left.store(true, Ordering::Relaxed),
+        }
+    }
+}
+
+/// Makes the members topic, or checks it, and this node's part.
+pub(super) fn join(
+    engine: &KafkaEngine,
+    placed: Arc<Placed>,
+    public: Arc<Public>,
+    options: &super::MemberOptions,
+) -> Result<Membership> {
+    let shared = &engine.shared;
+    super::topics::members(shared.client.as_ref(), &shared.names)?;
+    let seed = shared.incarnation ^ crate::cluster::NodeKey::of(&shared.node).0;
+    let member = Member::new(
+        options.patience.clone(),
+        &shared.node,
+        &options.address,
+        options.now.ms().unsigned_abs(),
+        seed,
+    )?;
+    Membership::new(engine.clone(), placed, public, member, options.now)
+}
+
+/// The error of a node whose name another one has.
+pub(super) fn name_taken(node: &str) -> Error {
+    Error::new(
+        millstream_core::Code::InUse,
+        format!("another node of the application is called `{node}`, or it was asked to leave"),
+    )
+    .help("give each node a name of its own: --name")
+}
