@@ -241,6 +241,9 @@ pub fn letter_line(l: &LetterView) -> String {
             line += &format!(" (bytes {}..{})", l.bytes.0, l.bytes.1);
         }
         line += "  ";
+    } else if !l.file.is_empty() {
+        // No line of a file: it says itself where it is.
+        line += &format!("{}  ", l.file);
     }
     match l.column.as_str() {
         "" => line + &l.error,
@@ -352,5 +355,22 @@ fn span(ms: u64) -> String {
         s @ 0..60 => format!("{s} s"),
         s @ 60..3600 => format!("{} min {} s", s / 60, s % 60),
         s => format!("{} h {} min", s / 3600, s / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_says_where_its_record_was() {
+        let letter = LetterView { error: "empty".into(), ..LetterView::default() };
+        let file = "data/in.csv".into();
+        let line = LetterView { file, place: 7, bytes: (9, 12), ..letter.clone() };
+        assert_eq!(letter_line(&line), "in.csv line 7 (bytes 9..12)  empty");
+        let file = "topic in, partition 0, offset 5".into();
+        let message = LetterView { file, ..letter.clone() };
+        assert_eq!(letter_line(&message), "topic in, partition 0, offset 5  empty");
+        assert_eq!(letter_line(&letter), "empty");
     }
 }

@@ -107,9 +107,9 @@ pub struct Chunk {
 /// A unit that could not be decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Undecodable {
-    /// Its place in the source, counted from 1.
+    /// Its place in the source, counted from 1; 0 if `file` says where it is.
     pub place: u64,
-    /// Its bytes in the source: first, one past the last.
+    /// Its bytes in the source: first, one past the last; both 0 if that says nothing.
     pub bytes: (u64, u64),
     /// The column at fault; empty if none can be named.
     pub column: String,
@@ -117,7 +117,8 @@ pub struct Undecodable {
     pub error: String,
     /// The unit itself, cut to a bound.
     pub raw: Vec<u8>,
-    /// The file it is in, if it is not [`Source::file`], for example a rotated one.
+    /// The file it is in, if it is not [`Source::file`], for example a rotated one; of a message
+    /// its topic, partition and offset.
     pub file: String,
 }
 

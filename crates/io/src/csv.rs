@@ -17,6 +17,7 @@
 //! *Why our own:* only a splitter that knows where a broken record ends can name it and go on.
 
 mod decode;
+mod encode;
 mod split;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod tests;
 use millstream_core::{Code, Error};
 
 pub use decode::CsvDecoder;
+pub use encode::CsvEncoder;
 pub(crate) use split::{Extent, extent, header};
 
 /// The longest record that is decoded, in bytes.

@@ -29,6 +29,7 @@ mod tests;
 
 pub use decode::{JsonDecoder, LINE_BYTES_MAX};
 pub use encode::JsonEncoder;
+pub(crate) use encode::{Values, values};
 pub use scan::DEPTH_MAX;
 
 pub(crate) use decode::{check_utf8, line_end, misfit};

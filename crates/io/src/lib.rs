@@ -18,10 +18,11 @@ mod number;
 mod paced;
 mod pool;
 pub mod stdio;
+mod text;
 mod unit;
 pub mod view;
 
-pub use csv::CsvDecoder;
+pub use csv::{CsvDecoder, CsvEncoder};
 pub use discard::Discard;
 pub use file::{CsvFile, JsonLinesFile, JsonLinesSink};
 pub use generator::Generator;
@@ -30,4 +31,5 @@ pub use json::{JsonDecoder, JsonEncoder};
 pub use millstream_core::rng;
 pub use paced::{Pace, Paced};
 pub use stdio::{Stdin, Stdout};
+pub use text::TextColumn;
 pub use unit::{Decoded, OVERSIZE_RAW_BYTES, Place, RAW_BYTES_MAX};

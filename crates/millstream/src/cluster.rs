@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use millstream_core::{Code, Error, Result, engine::Engine};
 use millstream_kafka::{
+    Options as Kafka,
     client::rd::RdClient,
     engine::{KafkaEngine, MemberOptions, Options, Threads, clock},
 };
@@ -11,7 +12,7 @@ use millstream_kafka::{
 /// Which Kafka, which application, and who this is.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
-    servers: String,
+    options: Kafka,
     app: String,
     node: String,
 }
@@ -19,19 +20,18 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// The cluster at `kafka://host:port,host:port`.
     pub fn named(address: &str, app: Option<&str>, node: Option<&str>) -> Result<Cluster> {
-        let servers = address.trim_start_matches("kafka://").trim_end_matches('/');
+        let options = Kafka::from_env(address)?;
         let app = app.ok_or_else(|| {
             Error::new(Code::Plan, format!("{address}: no application is named"))
                 .help("nodes of one application share its work; give it a name: --app fraud")
         })?;
         let node = node.map(str::to_string).unwrap_or_else(host);
-        Ok(Cluster { servers: servers.into(), app: app.into(), node })
+        Ok(Cluster { options, app: app.into(), node })
     }
 
     /// Joins; others find this node at `address`.
     pub fn connect(&self, address: Option<&str>) -> Result<(Arc<dyn Engine>, Threads)> {
-        let properties = vec![("bootstrap.servers".to_string(), self.servers.clone())];
-        let client = RdClient::connect(properties, &self.app)?;
+        let client = RdClient::connect(self.options.properties()?, &self.app)?;
         let member = MemberOptions {
             address: address.unwrap_or("-").into(),
             patience: Default::default(),
@@ -44,7 +44,7 @@ impl Cluster {
     }
 
     pub fn name(&self) -> String {
-        format!("kafka://{}, application {}, node {}", self.servers, self.app, self.node)
+        format!("kafka://{}, application {}, node {}", self.options.brokers(), self.app, self.node)
     }
 }
 

@@ -128,6 +128,40 @@ impl CsvDecoder {
         Decoded { rows, places, undecodable: bad, skipped }
     }
 
+    /// Decodes units that were cut before, each with its place: a unit is one record, and blank
+    /// ones are skipped. Of those that cannot be decoded `bytes` count within the unit.
+    ///
+    /// # Panics
+    /// If the units are 2 GiB or more.
+    pub fn decode_each<'a>(&mut self, units: impl IntoIterator<Item = (u64, &'a [u8])>) -> Decoded {
+        let mut places = Vec::with_capacity(self.places_hint);
+        let (mut bad, mut skipped, mut total) = (Vec::new(), 0, 0);
+        for (place, unit) in units {
+            total += unit.len();
+            assert!(total < DECODE_BYTES_MAX, "less than 2 GiB to decode at once");
+            let content = trim_end(unit.strip_suffix(b"\n").unwrap_or(unit));
+            if content.is_empty() {
+                skipped += 1;
+                continue;
+            }
+            let decoded = match extent(content, 0, self.separator, self.record_bytes_max) {
+                Extent::Line(_) => Err(Fault::new("more than one record")),
+                _ => self.record(content, places.len(), content.is_ascii(), true),
+            };
+            match decoded {
+                Ok(()) => places.push(place),
+                Err(fault) => {
+                    self.fields.truncate(places.len());
+                    let at = Place { line: place, offset: 0 };
+                    bad.push(undecodable(*fault, at, unit, self.record_bytes_max));
+                }
+            }
+        }
+        self.places_hint = places.len() + places.len() / 16;
+        let rows = self.fields.rows(&self.schema, places.len());
+        Decoded { rows, places, undecodable: bad, skipped }
+    }
+
     /// Where the unit at `at` ends, and whether it is a whole record.
     fn record_end(&self, bytes: &[u8], at: usize) -> (usize, bool) {
         match extent(bytes, at, self.separator, self.record_bytes_max) {

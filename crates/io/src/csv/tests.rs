@@ -212,3 +212,58 @@ fn a_header_that_is_too_long_is_none() {
         assert_eq!(kinds, [PieceKind::Oversize { len: 13 }, PieceKind::Data]);
     }
 }
+
+#[test]
+fn records_cut_before_are_decoded_one_by_one() {
+    let schema = schema(&[("a", DataType::Utf8, true), ("n", DataType::Int64, false)]);
+    let header = ["a".to_string(), "n".to_string()];
+    let mut decoder = CsvDecoder::new(schema, &header).unwrap();
+    let units: [&[u8]; 10] = [
+        b"x,1",
+        b"\"two\nlines\",2\r\n",
+        b"\"never closed,3",
+        b"y,4",
+        b"z,5\nz,6",
+        b"",
+        b"\xff,7",
+        b",8",
+        b"\"open,9",
+        b"close\",10",
+    ];
+    let decoded = decoder.decode_each((10..).zip(units));
+    assert_eq!(decoded.places, [10, 11, 13, 17, 19]);
+    assert_eq!(decoded.skipped, 1);
+    let reasons: Vec<_> = decoded.undecodable.iter().map(|u| (u.place, u.reason())).collect();
+    assert_eq!(reasons[0], (12, "the quote at column 1 is never closed".to_string()));
+    assert_eq!(reasons[1], (14, "more than one record".to_string()));
+    assert_eq!(reasons[2], (16, "invalid UTF-8 at byte 1".to_string()));
+    assert_eq!(decoded.undecodable[1].raw, units[4]);
+}
+
+#[test]
+fn what_is_encoded_is_read_back() {
+    let schema = schema(&[
+        ("text", DataType::Utf8, true),
+        ("n", DataType::Int64, true),
+        ("x", DataType::Float64, true),
+        ("yes", DataType::Boolean, true),
+    ]);
+    let header = ["text", "n", "x", "yes"].map(str::to_string);
+    let units: [&[u8]; 6] = [
+        b"plain,1,0.5,true",
+        b"\"\",-7,1e300,false",
+        b",,,",
+        b"\"a,b\",0,0.0,true",
+        b"\"say \"\"no\"\"\",9,2.0,false",
+        b"\"two\nlines\r\",9,-2.0,false",
+    ];
+    let mut decoder = CsvDecoder::new(schema.clone(), &header).unwrap();
+    let decoded = decoder.decode_each((1..).zip(units));
+    assert_eq!(decoded.places.len(), 6, "{:?}", decoded.undecodable);
+    let (mut out, mut ends) = (Vec::new(), Vec::new());
+    super::CsvEncoder::new(b',').encode(&decoded.rows, &mut out, &mut ends).unwrap();
+    assert_eq!(&out[..ends[0]], units[0]);
+    let starts = [0].into_iter().chain(ends.iter().copied());
+    let records: Vec<&[u8]> = starts.zip(&ends).map(|(a, b)| &out[a..*b]).collect();
+    assert_eq!(decoder.decode_each((1..).zip(records)).rows, decoded.rows);
+}

@@ -94,6 +94,47 @@ impl JsonDecoder {
         Decoded { rows, places, undecodable: bad, skipped }
     }
 
+    /// Decodes units that were cut before, each with its place: a unit is one object, over however
+    /// many lines, and blank ones are skipped. Of those that cannot be decoded `bytes` count within
+    /// the unit.
+    ///
+    /// # Panics
+    /// If the units are 2 GiB or more.
+    pub fn decode_each<'a>(&mut self, units: impl IntoIterator<Item = (u64, &'a [u8])>) -> Decoded {
+        let mut places = Vec::with_capacity(self.places_hint);
+        let (mut bad, mut skipped, mut room, mut total) = (Vec::new(), 0, Vec::new(), 0);
+        for (place, unit) in units {
+            total += unit.len();
+            assert!(total < DECODE_BYTES_MAX, "less than 2 GiB to decode at once");
+            let decoded = match memchr::memchr(b'\n', unit) {
+                None => self.unit(unit, places.len()),
+                // White space between tokens as well, and within a text as wrong.
+                Some(_) => {
+                    room.clear();
+                    room.extend(unit.iter().map(|b| if *b == b'\n' { b'\r' } else { *b }));
+                    self.unit(&room, places.len())
+                }
+            };
+            match decoded {
+                Ok(true) => places.push(place),
+                Ok(false) => skipped += 1,
+                Err(fault) => {
+                    self.fields.truncate(places.len());
+                    let at = Place { line: place, offset: 0 };
+                    bad.push(undecodable(*fault, at, unit, self.line_bytes_max));
+                }
+            }
+        }
+        self.places_hint = places.len() + places.len() / 16;
+        let rows = self.fields.rows(&self.schema, places.len());
+        Decoded { rows, places, undecodable: bad, skipped }
+    }
+
+    #[inline]
+    fn unit(&mut self, unit: &[u8], row: usize) -> Decode<bool> {
+        self.line(&mut Scan::new(unit), row, unit.is_ascii())
+    }
+
     /// Decodes one line and stops at its end; false if it is blank.
     #[inline]
     fn line(&mut self, scan: &mut Scan<'_>, row: usize, utf8: bool) -> Decode<bool> {

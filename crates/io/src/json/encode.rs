@@ -28,14 +28,14 @@ pub struct JsonEncoder {
 }
 
 /// A column with its type resolved, so that a row costs no look-ups.
-struct Cells<'a> {
+pub(crate) struct Cells<'a> {
     /// `{"name":` or `,"name":`.
     prefix: Vec<u8>,
     nulls: Option<&'a NullBuffer>,
     values: Values<'a>,
 }
 
-enum Values<'a> {
+pub(crate) enum Values<'a> {
     Null,
     Boolean(&'a arrow_array::BooleanArray),
     Int8(&'a [i8]),
@@ -93,8 +93,9 @@ impl JsonEncoder {
         out.extend_from_slice(if columns.is_empty() { b"{}" } else { b"}" });
     }
 
+    /// Appends one value.
     #[inline]
-    fn value(
+    pub(crate) fn value(
         &mut self,
         values: &Values<'_>,
         nulls: Option<&NullBuffer>,
@@ -187,7 +188,7 @@ fn cells<'a>(fields: &[Arc<Field>], arrays: &'a [Arc<dyn Array>]) -> Result<Vec<
     Ok(cells)
 }
 
-fn values(array: &dyn Array) -> Result<Values<'_>> {
+pub(crate) fn values(array: &dyn Array) -> Result<Values<'_>> {
     Ok(match array.data_type() {
         DataType::Boolean => Values::Boolean(array.as_boolean()),
         DataType::Int8 => Values::Int8(array.as_primitive::<Int8Type>().values()),

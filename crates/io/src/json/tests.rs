@@ -290,3 +290,27 @@ fn types_that_cannot_be() {
     assert!(JsonDecoder::new(Arc::new(Schema::empty())).is_ok());
     assert_eq!(decode(&Arc::new(Schema::empty()), "{\"a\":1}\n{}\n").rows.num_rows(), 2);
 }
+
+#[test]
+fn objects_cut_before_are_decoded_one_by_one() {
+    let schema = schema(&[("a", DataType::Utf8, true), ("n", DataType::Int64, false)]);
+    let mut decoder = JsonDecoder::new(schema).unwrap();
+    let units: [&[u8]; 7] = [
+        b"{\"a\":\"x\",\"n\":1}",
+        b"{\n  \"a\": \"y\",\n  \"n\": 2\n}\n",
+        b"{\"a\":\"two\nlines\",\"n\":3}",
+        b"{\"n\":4}{\"n\":5}",
+        b" \n",
+        b"{\"a\":\"\xff\",\"n\":6}",
+        b"{\"n\":7}",
+    ];
+    let decoded = decoder.decode_each((10..).zip(units));
+    assert_eq!(decoded.places, [10, 11, 16]);
+    assert_eq!(decoded.skipped, 1);
+    let bad: Vec<_> = decoded.undecodable.iter().map(|u| (u.place, u.reason())).collect();
+    assert_eq!(bad[0].0, 12);
+    assert!(bad[0].1.contains("control character"), "{}", bad[0].1);
+    assert_eq!(bad[1], (13, "expected the end of the line at column 8".to_string()));
+    assert_eq!(bad[2], (15, "invalid UTF-8 at byte 7".to_string()));
+    assert_eq!(decoded.undecodable[0].raw, units[2], "as it was");
+}

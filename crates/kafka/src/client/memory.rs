@@ -212,6 +212,12 @@ impl Cluster {
         })
     }
 
+    /// Calls `hook` whenever a writer is asked for an outcome, before it answers: there a test
+    /// whose only thread waits for a held event can let it happen.
+    pub fn when_asked(&self, hook: impl Fn(&Cluster) + Send + Sync + 'static) {
+        self.0.with(|state| state.asked = Some(Arc::new(hook)));
+    }
+
     /// Removes a topic, as somebody might by mistake.
     pub fn delete_topic(&self, name: &str) {
         self.0.with(|state| {
@@ -396,6 +402,9 @@ impl Writer for MemoryWriter {
     }
 
     fn outcome(&mut self) -> Option<Outcome> {
+        if let Some(hook) = self.shared.with(|state| state.asked.clone()) {
+            hook(&Cluster(self.shared.clone()));
+        }
         self.shared.with(|state| state.writers.get_mut(&self.number)?.outcomes.pop_front())
     }
 }

@@ -152,10 +152,18 @@ fn unreachable(reason: impl std::fmt::Display) -> Error {
         .help("check that the brokers run, and the address behind `kafka://`")
 }
 
+/// An error's words, without the value of an option: that may be a password.
+fn words(e: &KafkaError) -> String {
+    match e {
+        KafkaError::ClientConfig(_, why, name, _) => format!("option {name}: {why}"),
+        e => e.to_string(),
+    }
+}
+
 /// What an error of librdkafka is to us.
 fn error(what: &str, e: &KafkaError) -> Error {
     let code = e.rdkafka_error_code();
-    let message = format!("kafka: {what}: {}", code.map_or(e.to_string(), |c| c.to_string()));
+    let message = format!("kafka: {what}: {}", code.map_or(words(e), |c| c.to_string()));
     use RDKafkaErrorCode as K;
     match code {
         Some(K::TopicAuthorizationFailed | K::ClusterAuthorizationFailed)
@@ -186,7 +194,7 @@ impl RdClient {
     pub fn connect(properties: Vec<(String, String)>, group: &str) -> Result<Arc<RdClient>> {
         let properties = Arc::new(Properties(properties));
         let context = Context::default();
-        let make = |e: KafkaError| Error::new(Code::Plan, format!("kafka: {e}"));
+        let make = |e: KafkaError| Error::new(Code::Plan, format!("kafka: {}", words(&e)));
         let admin = properties.with(&[]).create_with_context(context.clone()).map_err(make)?;
         let asking =
             properties.consumer(group, &[]).create_with_context(context.clone()).map_err(make)?;

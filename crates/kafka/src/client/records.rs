@@ -155,6 +155,14 @@ impl Fetched {
         self.bytes.len() + self.list.len() * size_of::<Place>()
     }
 
+    /// Record `at`, and its offset.
+    pub fn record(&self, at: usize) -> (u64, Record<'_>) {
+        let p = &self.list[at];
+        let bytes = |range: &Range<usize>| &self.bytes.as_slice()[range.clone()];
+        let (key, value) = (p.key.as_ref().map(bytes), p.value.as_ref().map(bytes));
+        (p.offset, Record { key, value, headers: &p.headers, time: p.time })
+    }
+
     /// The value of record `at`, sharing its memory.
     pub fn value(&self, at: usize) -> Option<Buffer> {
         let range = self.list[at].value.clone()?;

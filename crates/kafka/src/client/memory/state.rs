@@ -4,11 +4,14 @@
 //! writer has at most one request under way, as Kafka's protocol wants it. *Source:* KIP-98; the
 //! coordinator's answers are those of Kafka 4 under transaction version 1.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use millstream_core::{Code, Error, Result, Time, engine::Waker};
 
-use super::{What, log::Log};
+use super::{Cluster, What, log::Log};
 use crate::client::{Appended, Fetched, Outcome, Records, TopicPartition, TopicSpec};
 
 /// What topics have unless they say otherwise, as far as anybody here asks for it.
@@ -28,6 +31,9 @@ const SETTINGS: [(&str, &str); 13] = [
     ("unclean.leader.election.enable", "false"),
 ];
 
+/// What a test does while somebody waits.
+pub(super) type Hook = Arc<dyn Fn(&Cluster) + Send + Sync>;
+
 /// All of a cluster.
 #[derive(Default)]
 pub(super) struct State {
@@ -39,6 +45,7 @@ pub(super) struct State {
     /// The time of records that have none of their own.
     pub now: Time,
     pub held: bool,
+    pub asked: Option<Hook>,
     ids: BTreeMap<String, Coordinated>,
     /// In the order in which they were put on their way.
     events: Vec<Event>,
