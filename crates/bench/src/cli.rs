@@ -1,8 +1,14 @@
 //! The command line of the benches.
 
+mod kafka;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use self::kafka::Kafka;
+#[cfg(feature = "kafka")]
+pub use self::kafka::{ClusterTorture, Failover, KafkaLatency, KafkaThroughput, Restore};
 
 /// Runs one bench and ends with one line of JSON; exits with 1 if a result is wrong.
 #[derive(Debug, Parser)]
@@ -35,6 +41,9 @@ pub enum Bench {
     Latency(Latency),
     /// A thousand nodes and twenty thousand tasks, simulated.
     Placement(Placement),
+    /// Those on real brokers.
+    #[command(flatten)]
+    Kafka(Kafka),
     /// A part of a bench, in a process of its own.
     #[command(hide = true)]
     Part {

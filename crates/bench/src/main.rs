@@ -9,6 +9,8 @@ mod cli;
 mod engine;
 mod feed;
 mod idle;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod latency;
 mod machine;
 mod mersenne;
@@ -45,6 +47,10 @@ fn main() -> ExitCode {
         Bench::Torture(args) => torture::run(&args),
         Bench::Latency(args) => latency::run(&args),
         Bench::Placement(args) => placement::run(&args),
+        #[cfg(feature = "kafka")]
+        Bench::Kafka(bench) => kafka::run(&bench),
+        #[cfg(not(feature = "kafka"))]
+        Bench::Kafka(bench) => Err(bench.how_to_build().into()),
         Bench::Part { bench, part } => run_part(&bench, &part),
     };
     result.unwrap_or_else(|e| {
@@ -62,6 +68,8 @@ fn run_part(bench: &str, part: &str) -> Result<ExitCode> {
         "engine" => answer(part, engine::part),
         "latency" => answer(part, latency::part),
         "tally" => answer(part, tally::part),
+        #[cfg(feature = "kafka")]
+        "kafka" => answer(part, kafka::part),
         other => Err(format!("no bench {other} has parts").into()),
     }
 }

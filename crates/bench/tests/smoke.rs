@@ -90,3 +90,21 @@ fn every_row_that_was_sent_is_read() {
     let report = bench(&["latency", "--requests-per-s", "50", "--seconds", "1"]);
     assert_eq!(report["rows_out"], 5000);
 }
+
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn a_bench_on_kafka_says_how_to_build_it() {
+    let bench = Command::new(env!("CARGO_BIN_EXE_millstream-bench")).arg("failover").output();
+    let out = bench.expect("the bench starts");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(said.contains("cargo run --release -p millstream-bench --features kafka"), "{said}");
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn faults_of_a_cluster_lose_and_double_nothing() {
+    let small = ["--faults", "2", "--keys", "100", "--tasks", "4", "--events-per-s", "100"];
+    let report = bench(&[&["cluster-torture"][..], &small].concat());
+    assert_eq!((&report["lost"], &report["duplicated"]), (&0.into(), &0.into()));
+}
