@@ -180,6 +180,11 @@ pub trait Engine: Send + Sync {
     /// Figures for `status` and the benches.
     fn stats(&self) -> EngineStats;
 
+    /// Whether a task that another node runs has come to its end: nothing will follow from it.
+    fn has_ended(&self, _task: &str) -> bool {
+        false
+    }
+
     /// Whether it keeps up. Turns are taken in whatever this says; sources are to wait.
     fn health(&self) -> Health {
         Health::default()

@@ -45,7 +45,7 @@ use millstream_core::{
 };
 
 use self::{
-    codec::{Line, State},
+    codec::{Line, State, Turned},
     membership::Public,
     names::Names,
     opening::{Advanced, Opening},
@@ -58,7 +58,10 @@ pub use self::{
     membership::Membership,
     upkeep::{Threads, Trimmer, Upkeep, clock},
 };
-use crate::client::{Client, Start, TopicPartition};
+use crate::{
+    client::{Client, Start, TopicPartition},
+    cluster::Member,
+};
 
 /// What the registry and the progress of all tasks may take in memory unread, in bytes.
 const AHEAD_BYTES: usize = 4 << 20;
@@ -167,7 +170,7 @@ impl KafkaEngine {
 
     /// The cluster as this node knows it, if it is a member of one.
     pub fn cluster(&self) -> Option<crate::cluster::Summary> {
-        lock(&self.public.summary).clone()
+        self.public.member.get().map(|member| lock(member).summary())
     }
 
     /// Opens a task whether or not it is placed here.
@@ -369,6 +372,17 @@ impl Engine for KafkaEngine {
 
     fn task_name(&self, id: TaskId) -> Option<String> {
         lock(&self.shared.registry).task(id).map(|task| task.name.clone())
+    }
+
+    fn has_ended(&self, task: &str) -> bool {
+        let elsewhere = |member: &Arc<Mutex<Member>>| lock(member).runs_elsewhere(task);
+        if !self.public.member.get().is_some_and(elsewhere) {
+            return false;
+        }
+        let registry = lock(&self.shared.registry);
+        let views = lock(&self.shared.views);
+        let turned = registry.id(task).and_then(|id| views.task(id));
+        turned.is_some_and(Turned::has_ended)
     }
 
     fn stats(&self) -> EngineStats {

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     client::{Reader, Record, Records, Start, TopicPartition},
-    cluster::{Action, Member, State, Summary},
+    cluster::{Action, Member, State},
 };
 
 /// What the members topic may take in memory unread, in bytes.
@@ -35,7 +35,7 @@ const LAG_EVERY: Duration = Duration::from_millis(500);
 pub struct Membership {
     engine: KafkaEngine,
     placed: Arc<Placed>,
-    member: Member,
+    member: Arc<Mutex<Member>>,
     at: TopicPartition,
     reader: Box<dyn Reader>,
     /// Set by appends that have failed.
@@ -49,7 +49,7 @@ pub struct Membership {
 /// What others ask of the membership.
 #[derive(Default)]
 pub(super) struct Public {
-    pub summary: Mutex<Option<Summary>>,
+    pub member: OnceLock<Arc<Mutex<Member>>>,
     pub leave: AtomicBool,
     pub left: AtomicBool,
     /// Why it is no member any more.
@@ -62,7 +62,7 @@ impl Membership {
         engine: KafkaEngine,
         placed: Arc<Placed>,
         public: Arc<Public>,
-        member: Member,
+        member: Arc<Mutex<Member>>,
         now: Time,
     ) -> Result<Membership> {
         let shared = &engine.shared;
@@ -97,42 +97,43 @@ impl Membership {
     /// # Errors
     /// If the members topic cannot be read; another step tries again.
     pub fn step(&mut self, now: Time) -> Result<()> {
-        self.tell_tasks()?;
+        let member = self.member.clone();
+        let mut member = lock(&member);
+        self.tell_tasks(&mut member)?;
         while let Some(piece) = self.reader.poll()? {
             for (offset, record) in piece.iter() {
                 // One that cannot be read is passed over: a later version's, or nobody's.
-                drop(self.member.on_record(offset, record.value.unwrap_or_default(), now));
+                drop(member.on_record(offset, record.value.unwrap_or_default(), now));
             }
         }
         if self.lost.swap(false, Ordering::Relaxed) {
-            self.member.on_lost();
+            member.on_lost();
         }
-        if self.public.leave.load(Ordering::Relaxed) && self.member.state() != State::Leaving {
-            self.member.drain();
+        if self.public.leave.load(Ordering::Relaxed) && member.state() != State::Leaving {
+            member.drain();
         }
         for event in self.placed.events() {
             match event {
-                Event::Opened(task) => self.member.on_opened(&task, now),
-                Event::Output(task) => self.member.on_output(&task, now),
-                Event::Fenced(task) => self.member.on_fenced(&task, now),
-                Event::Released(task) => self.member.on_released(&task, now),
+                Event::Opened(task) => member.on_opened(&task, now),
+                Event::Output(task) => member.on_output(&task, now),
+                Event::Fenced(task) => member.on_fenced(&task, now),
+                Event::Released(task) => member.on_released(&task, now),
             }
         }
-        self.follow(now);
-        for action in self.member.poll(now) {
+        self.follow(&mut member, now);
+        for action in member.poll(now) {
             self.act(action);
         }
-        self.placed.set_current(self.member.is_current(now));
-        *lock(&self.public.summary) = Some(self.member.summary());
+        self.placed.set_current(member.is_current(now));
         Ok(())
     }
 
     /// When the next step is due at the latest.
     pub fn next_wake(&self) -> Time {
-        self.member.next_wake()
+        lock(&self.member).next_wake()
     }
 
-    fn tell_tasks(&mut self) -> Result<()> {
+    fn tell_tasks(&mut self, member: &mut Member) -> Result<()> {
         let registry = lock(&self.engine.shared.registry);
         if registry.tasks.len() == self.tasks {
             return Ok(());
@@ -140,11 +141,11 @@ impl Membership {
         self.tasks = registry.tasks.len();
         let names = registry.tasks.iter().map(|t| t.name.as_str());
         let names: Vec<&str> = names.filter(|name| !name.starts_with(OUTSIDE)).collect();
-        self.member.set_tasks(&names)
+        member.set_tasks(&names)
     }
 
     /// Reads on behind the tasks that this node follows.
-    fn follow(&mut self, now: Time) {
+    fn follow(&mut self, member: &mut Member, now: Time) {
         let shared = self.engine.shared.clone();
         for spec in self.placed.unfollowed() {
             let Ok((stage, partition)) = split(&spec.name) else { continue };
@@ -155,7 +156,7 @@ impl Membership {
             drop(begun);
         }
         let tell = now >= self.lag_told + LAG_EVERY;
-        let (member, placed) = (&mut self.member, &self.placed);
+        let placed = &self.placed;
         let registry = lock(&shared.registry);
         let views = lock(&shared.views);
         placed.visit_standbys(|task, tail| -> Result<()> {
@@ -223,6 +224,8 @@ pub(super) fn join(
         options.now.ms().unsigned_abs(),
         seed,
     )?;
+    let member = Arc::new(Mutex::new(member));
+    let member = public.member.get_or_init(|| member).clone();
     Membership::new(engine.clone(), placed, public, member, options.now)
 }
 

@@ -194,6 +194,12 @@ impl Placed {
         }
     }
 
+    /// Lets a task look again.
+    pub fn wake(&self, task: &str) {
+        let waker = lock(&self.tasks).get(task).and_then(Local::waker);
+        waker.into_iter().for_each(|wake| wake());
+    }
+
     /// Lets all tasks look again.
     pub fn wake_all(&self) {
         let wakers: Vec<Waker> = lock(&self.tasks).values().filter_map(Local::waker).collect();

@@ -88,7 +88,13 @@ impl Upkeep {
                 let (Some(id), Some(turned)) = (id, turned) else {
                     return Err(foreign(&self.at, offset));
                 };
-                lock(&self.shared().views).update(TaskId(id), turned);
+                let shared = self.shared();
+                let ended = turned.has_ended();
+                let later = lock(&shared.views).update(TaskId(id), turned);
+                if let (true, true, Some(placed)) = (later, ended, &shared.placed) {
+                    let name = lock(&shared.registry).task(TaskId(id)).map(|t| t.name.clone());
+                    name.iter().for_each(|name| placed.wake(name));
+                }
                 self.next = offset + 1;
             }
         }
