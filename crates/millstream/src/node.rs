@@ -44,8 +44,8 @@ impl Node {
         Node::at(Place::Dir(dir.as_ref().to_path_buf(), embedded::Options::default()))
     }
 
-    /// A node that keeps everything in Kafka, as one of many of the application `app`; `name` is its
-    /// own and unique there. An address is `kafka://host:port,host:port`.
+    /// A node that keeps everything in Kafka (`kafka://host:port,host:port`), as one of many of the
+    /// application `app`; `name` is its own and unique there.
     ///
     /// # Errors
     /// If the address is none.
@@ -72,7 +72,7 @@ impl Node {
         self
     }
 
-    /// Changes the embedded engine's options. A node on Kafka has none: there, topics have settings.
+    /// Changes the embedded engine's options. A node on Kafka has none.
     pub fn engine(mut self, change: impl FnOnce(&mut embedded::Options)) -> Node {
         // Without Kafka there is no other place.
         #[allow(irrefutable_let_patterns)]
@@ -105,7 +105,7 @@ impl Node {
     ///
     /// # Errors
     /// If another node uses the directory, it cannot be read or written, or what is in it is
-    /// damaged; if Kafka cannot be reached, or the application's topics are not what they should be.
+    /// damaged; if Kafka cannot be reached, or the topics are not what they should be.
     pub fn start(self) -> Result<Running> {
         let (engine, keeper) = self.place.open(self.http.as_deref())?;
         let connectors = ThreadConnectors::start(self.workers)?;

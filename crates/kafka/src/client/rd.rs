@@ -133,7 +133,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
-        // A single connection that was lost is made again, and nobody needs to know; an end is none.
+        // A connection that was lost is made again, and nobody needs to know; an end is no error.
         use RDKafkaErrorCode::{BrokerTransportFailure, PartitionEOF};
         if !matches!(code, Some(BrokerTransportFailure | PartitionEOF)) {
             *lock(&self.0.trouble) = Some(unreachable(reason));

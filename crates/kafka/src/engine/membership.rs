@@ -26,7 +26,7 @@ use crate::{
 
 /// What the members topic may take in memory unread, in bytes.
 const AHEAD_BYTES: usize = 4 << 20;
-/// How far back the members topic is read by a node that starts: all have repeated themselves since.
+/// How far back a node that starts reads the members topic: all have repeated themselves since.
 const BEFORE: Duration = Duration::from_secs(30);
 /// How often it is told how far standbys are behind.
 const LAG_EVERY: Duration = Duration::from_millis(500);

@@ -1,8 +1,8 @@
 //! Taking over a task, step by step and without waiting: fence, announce, read, fetch.
 //!
-//! *Why the announcement:* it is a transaction of the new owner in the task's own state. Kafka shows
-//! it to readers only when all before it is decided, so whoever has read it has read everything;
-//! no end of a log has to be guessed. It also counts the opening, durably.
+//! *Why the announcement:* it is a transaction of the new owner in the task's own state. Kafka
+//! shows it to readers only when all before it is decided, so whoever has read it has read
+//! everything; no end of a log has to be guessed. It also counts the opening, durably.
 
 use std::sync::Arc;
 

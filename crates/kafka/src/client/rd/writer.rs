@@ -288,7 +288,7 @@ fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<()
     }
 }
 
-/// Waits until nothing is on its way, at most `wait`. `BaseProducer::flush` would look every 100 ms.
+/// Waits until nothing is on its way, at most `wait`; `BaseProducer::flush` looks every 100 ms.
 #[expect(unsafe_code, reason = "rdkafka has no flush that returns as soon as it is done")]
 fn flush(producer: &Transactional, wait: Duration) -> bool {
     // SAFETY: the pointer is that of a live client, borrowed for the call; librdkafka's functions
