@@ -234,7 +234,7 @@ impl Engine for KafkaEngine {
         };
         let mut found = find()?;
         let topic = self.shared.names.stream(&spec.name)?;
-        topics::stream(self.shared.client.as_ref(), &topic, spec)?;
+        topics::stream(self.shared.client.as_ref(), &topic, spec, found.is_some())?;
         if found.is_none() {
             let signal = self.shared.signal.clone();
             let refused = Arc::new(Mutex::new(None));

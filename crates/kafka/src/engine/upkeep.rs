@@ -113,8 +113,10 @@ impl Upkeep {
         }
         drop(views);
         if !records.is_empty() {
-            let shared = self.shared().clone();
+            // Not held: whoever drops it last must not be a thread of the client's.
+            let shared = Arc::downgrade(self.shared());
             let again = move |told: Result<u64>| {
+                let Some(shared) = shared.upgrade() else { return };
                 if told.is_err() {
                     lock(&shared.views).fresh.extend(&fresh);
                 }

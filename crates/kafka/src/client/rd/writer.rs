@@ -36,15 +36,22 @@ const STACK_BYTES: usize = 256 << 10;
 #[derive(Clone)]
 struct Watch {
     context: Context,
+    /// The end of a transaction may have been sent more than once.
     disturbed: Arc<AtomicBool>,
     failed: Arc<Mutex<Option<KafkaError>>>,
 }
 
 impl ClientContext for Watch {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+    /// librdkafka sends the end of a transaction again when its connection is lost, and tells
+    /// nobody but its debug log.
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        let answered = message.contains("EndTxn returned") && message.contains("NO_ERROR");
+        if facility == "ENDTXN" && !answered {
+            self.disturbed.store(true, Ordering::Relaxed);
+        }
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.disturbed.store(true, Ordering::Relaxed);
         self.context.error(error, reason);
     }
 }
@@ -158,13 +165,16 @@ impl Writer for RdWriter {
 fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
     let watch = Watch { context, disturbed: Arc::default(), failed: Arc::default() };
     let timeout = TRANSACTION_TIMEOUT.as_millis().to_string();
-    let config = properties.producer(&[
+    let mut config = properties.producer(&[
         ("transactional.id", id),
+        // For `Watch::log`.
+        ("debug", "eos"),
         ("transaction.timeout.ms", &timeout),
         // Whatever waits is sent by flushing; till then it gathers.
         ("linger.ms", "50"),
         ("delivery.report.only.error", "true"),
     ]);
+    config.set_log_level(RDKafkaLogLevel::Debug);
     let producer: Transactional = match config.create_with_context(watch.clone()) {
         Ok(producer) => producer,
         Err(e) => return shared.say(Outcome::Refused(error("making a producer", &e))),
@@ -204,11 +214,12 @@ fn take_over(shared: &Shared, producer: &Transactional, id: &str) -> Option<Outc
         if shared.is_closed() {
             return None;
         }
-        let failed = match producer.init_transactions(CALL) {
+        let ready = producer.init_transactions(CALL);
+        hear(producer);
+        let failed = match ready {
             Ok(()) => return Some(Outcome::Ready),
             Err(failed) => failed,
         };
-        producer.poll(Duration::ZERO);
         match &failed {
             KafkaError::Transaction(e) if e.is_fatal() => return Some(ending(e, &failed, id)),
             KafkaError::Transaction(e) if e.is_retriable() => {}
@@ -236,7 +247,7 @@ enum Stop {
 fn commit(producer: &Transactional, watch: &Watch, records: &Records) -> Outcome {
     let mut last = None;
     for _ in 0..TRIES {
-        let begun = producer.begin_transaction().map_err(|e| stopped(producer, &e));
+        let begun = producer.begin_transaction().map_err(|e| stopped(producer, watch, &e));
         let sent = begun.and_then(|()| send(producer, watch, records));
         match sent {
             Ok(()) => return finish(producer, watch),
@@ -269,21 +280,21 @@ fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<()
             if e.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull)
                 || Instant::now() > deadline
             {
-                return Err(stopped(producer, &e));
+                return Err(stopped(producer, watch, &e));
             }
             flush(producer, Duration::from_millis(10));
             message = back;
         }
     }
     while !flush(producer, CALL) {
-        producer.poll(Duration::ZERO);
+        hear(producer);
         if lock(&watch.failed).is_some() || Instant::now() > deadline {
             break;
         }
     }
-    producer.poll(Duration::ZERO);
+    hear(producer);
     match lock(&watch.failed).take() {
-        Some(e) => Err(stopped(producer, &e)),
+        Some(e) => Err(stopped(producer, watch, &e)),
         None => Ok(()),
     }
 }
@@ -297,8 +308,16 @@ fn flush(producer: &Transactional, wait: Duration) -> bool {
     code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 
+/// Takes in all that librdkafka has to say: `BaseProducer::poll` takes one thing at a time.
+fn hear(producer: &Transactional) {
+    // Counts messages that are on their way too, which makes it more than enough.
+    for _ in 0..producer.in_flight_count() {
+        producer.poll(Duration::ZERO);
+    }
+}
+
 /// Ends a transaction that cannot be committed.
-fn stopped(producer: &Transactional, e: &KafkaError) -> Stop {
+fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError) -> Stop {
     if let KafkaError::Transaction(inner) = e
         && inner.is_fatal()
     {
@@ -311,29 +330,39 @@ fn stopped(producer: &Transactional, e: &KafkaError) -> Stop {
             _ => Outcome::Refused(error("writing", &KafkaError::Global(code))),
         });
     }
+    hear(producer);
+    watch.disturbed.store(false, Ordering::Relaxed);
     let deadline = Instant::now() + COMMIT_MAX;
     loop {
-        match producer.abort_transaction(CALL) {
+        let aborted = producer.abort_transaction(CALL);
+        hear(producer);
+        match aborted {
+            // An end that comes late would cut the next attempt in two.
+            Ok(()) if watch.disturbed.load(Ordering::Relaxed) => {
+                return Stop::End(Outcome::Unknown);
+            }
             Ok(()) => return Stop::Again(error("writing a turn", e)),
             Err(KafkaError::Transaction(inner)) if inner.is_fatal() => {
                 return Stop::End(ending(&inner, e, "a task"));
             }
             Err(_) if Instant::now() > deadline => return Stop::End(Outcome::Unknown),
-            Err(_) => producer.poll(Duration::ZERO),
+            Err(_) => watch.disturbed.store(true, Ordering::Relaxed),
         }
     }
 }
 
 /// Commits what was sent.
 fn finish(producer: &Transactional, watch: &Watch) -> Outcome {
+    hear(producer);
     watch.disturbed.store(false, Ordering::Relaxed);
     let deadline = Instant::now() + COMMIT_MAX;
     loop {
-        let failed = match producer.commit_transaction(CALL) {
+        let committed = producer.commit_transaction(CALL);
+        hear(producer);
+        let failed = match committed {
             Ok(()) => return Outcome::Committed,
             Err(failed) => failed,
         };
-        producer.poll(Duration::ZERO);
         match &failed {
             KafkaError::Transaction(e) if e.is_fatal() => {
                 return match ending(e, &failed, "a task") {
