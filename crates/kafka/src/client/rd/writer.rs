@@ -25,6 +25,11 @@ use crate::client::{Outcome, Records, Writer};
 
 /// How long librdkafka waits in one call; then we look whether the writer is still wanted.
 const CALL: Duration = Duration::from_millis(500);
+/// So while it is to be seen soon that a taking over came too early.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often we look so; then it is left to librdkafka, which is in no haste: the brokers may be in
+/// trouble.
+const LOOKS_MAX: u32 = 50;
 /// After this long the outcome of a commit counts as unknown: Kafka has given it up by then.
 const COMMIT_MAX: Duration = Duration::from_secs(12);
 /// How often a transaction that was aborted is tried again.
@@ -175,11 +180,15 @@ fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
         ("delivery.report.only.error", "true"),
     ]);
     config.set_log_level(RDKafkaLogLevel::Debug);
-    let producer: Transactional = match config.create_with_context(watch.clone()) {
-        Ok(producer) => producer,
-        Err(e) => return shared.say(Outcome::Refused(error("making a producer", &e))),
+    let make = || -> Result<Transactional> {
+        config.create_with_context(watch.clone()).map_err(|e| error("making a producer", &e))
     };
-    let mut told = take_over(shared, &producer, id);
+    let producer = match take_over(shared, make, id) {
+        Ok(Some(producer)) => producer,
+        Ok(None) => return,
+        Err(outcome) => return shared.say(outcome),
+    };
+    let mut told = Some(Outcome::Ready);
     while let Some(outcome) = told {
         let end = !matches!(outcome, Outcome::Ready | Outcome::Committed);
         shared.say(outcome);
@@ -209,23 +218,36 @@ fn lock_out(shared: &Shared) {
 }
 
 /// Fences whoever had the id. Goes on until the brokers answer; `None` if nobody wants it any more.
-fn take_over(shared: &Shared, producer: &Transactional, id: &str) -> Option<Outcome> {
-    loop {
-        if shared.is_closed() {
-            return None;
-        }
-        let ready = producer.init_transactions(CALL);
-        hear(producer);
-        let failed = match ready {
-            Ok(()) => return Some(Outcome::Ready),
-            Err(failed) => failed,
-        };
+///
+/// While the transaction of the one before is being ended, the brokers answer that it is too early,
+/// and librdkafka asks again after 500 ms, whatever is set. Another producer asks at once. The first
+/// one is gone by then, threads and connections: having been answered, it has sent nothing since,
+/// and can fence nobody later.
+fn take_over(
+    shared: &Shared,
+    make: impl Fn() -> Result<Transactional>,
+    id: &str,
+) -> Result<Option<Transactional>, Outcome> {
+    let mut producer = make().map_err(Outcome::Refused)?;
+    let mut looks = LOOKS_MAX;
+    while !shared.is_closed() {
+        let hasty = looks > 0;
+        looks = looks.saturating_sub(1);
+        let ready = producer.init_transactions(if hasty { LOOK } else { CALL });
+        hear(&producer);
+        let Err(failed) = ready else { return Ok(Some(producer)) };
         match &failed {
-            KafkaError::Transaction(e) if e.is_fatal() => return Some(ending(e, &failed, id)),
-            KafkaError::Transaction(e) if e.is_retriable() => {}
-            _ => return Some(Outcome::Refused(error(&format!("taking over {id}"), &failed))),
+            KafkaError::Transaction(e) if e.is_fatal() => return Err(ending(e, &failed, id)),
+            KafkaError::Transaction(e) if e.is_retriable() => {
+                if e.code() == RDKafkaErrorCode::ConcurrentTransactions && hasty {
+                    drop(producer);
+                    producer = make().map_err(Outcome::Refused)?;
+                }
+            }
+            _ => return Err(Outcome::Refused(error(&format!("taking over {id}"), &failed))),
         }
     }
+    Ok(None)
 }
 
 /// What a fatal error means.
