@@ -38,7 +38,8 @@ use std::{
 use millstream_core::{
     Code, Error, Frame, Result, Time,
     engine::{
-        Backlog, Engine, EngineStats, Health, Lease, StreamInfo, StreamSpec, TaskSpec, Ticket,
+        Backlog, ClusterView, Engine, EngineStats, Health, Lease, StreamInfo, StreamSpec, TaskSpec,
+        Ticket, alone,
     },
     ledger::Ledger,
     turn::{Change, Output, Progress, StreamId, TaskId},
@@ -166,11 +167,6 @@ impl KafkaEngine {
             }
             self.shared.signal.wait(seen, Duration::from_millis(50));
         }
-    }
-
-    /// The cluster as this node knows it, if it is a member of one.
-    pub fn cluster(&self) -> Option<crate::cluster::Summary> {
-        self.public.member.get().map(|member| lock(member).summary())
     }
 
     /// Opens a task whether or not it is placed here.
@@ -392,5 +388,26 @@ impl Engine for KafkaEngine {
     fn health(&self) -> Health {
         let error = lock(&self.public.error).clone().or_else(|| self.shared.trouble());
         Health { error, pending_bytes: self.shared.pending_bytes(), ..Health::default() }
+    }
+
+    fn cluster(&self) -> Option<ClusterView> {
+        let mut cluster = lock(&self.public.summary).clone()?;
+        let registry = lock(&self.shared.registry);
+        let views = lock(&self.shared.views);
+        for task in &mut cluster.tasks {
+            let known = registry.id(&task.name).and_then(|id| registry.task(id));
+            task.backlog_rows = known.map_or(0, |known| views.unread(known));
+        }
+        Some(cluster)
+    }
+
+    fn leave(&self) -> Result<()> {
+        self.shared.placed.as_ref().ok_or_else(alone)?;
+        self.public.ask_to_leave();
+        Ok(())
+    }
+
+    fn left(&self) -> Option<Result<()>> {
+        self.public.left()
     }
 }

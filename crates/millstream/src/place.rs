@@ -1,6 +1,6 @@
 //! Where a node keeps what it must not lose: a directory of its own, or Kafka.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 #[cfg(not(feature = "kafka"))]
 use millstream_core::{Code, Error};
@@ -51,8 +51,13 @@ impl Place {
         }
     }
 
+    /// Whether other nodes are told where this one listens.
+    pub fn is_shared(&self) -> bool {
+        !matches!(self, Place::Dir(..))
+    }
+
     /// Opens it; others find the node at `address`.
-    pub fn open(&self, address: Option<&str>) -> Result<(Arc<dyn Engine>, Keeper)> {
+    pub fn open(&self, address: Option<SocketAddr>) -> Result<(Arc<dyn Engine>, Keeper)> {
         #[cfg(not(feature = "kafka"))]
         let _ = address;
         match self {

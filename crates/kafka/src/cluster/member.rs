@@ -428,6 +428,11 @@ impl Member {
         self.state
     }
 
+    /// This node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// This node's key.
     pub fn key(&self) -> NodeKey {
         self.key

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use millstream_core::{Error, Result, Time};
+use millstream_core::{Error, Result, Time, engine::ClusterView};
 
 use super::{
     KafkaEngine,
@@ -30,6 +30,8 @@ const AHEAD_BYTES: usize = 4 << 20;
 const BEFORE: Duration = Duration::from_secs(30);
 /// How often it is told how far standbys are behind.
 const LAG_EVERY: Duration = Duration::from_millis(500);
+/// How often what people see is made anew.
+const SHOW_EVERY: Duration = Duration::from_millis(250);
 
 /// This node's part in the cluster, and what is driven for it.
 pub struct Membership {
@@ -43,6 +45,7 @@ pub struct Membership {
     /// Streams of the registry that the member was told of.
     tasks: usize,
     lag_told: Time,
+    shown: Time,
     public: Arc<Public>,
 }
 
@@ -50,6 +53,8 @@ pub struct Membership {
 #[derive(Default)]
 pub(super) struct Public {
     pub member: OnceLock<Arc<Mutex<Member>>>,
+    pub summary: Mutex<Option<ClusterView>>,
+    /// It was asked to.
     pub leave: AtomicBool,
     pub left: AtomicBool,
     /// Why it is no member any more.
@@ -75,7 +80,7 @@ impl Membership {
         let signal = public.signal.clone();
         let waker = Arc::new(move || signal.raise());
         let reader = shared.client.reader(&at, Start::Offset(from), AHEAD_BYTES, waker)?;
-        Ok(Membership {
+        let mut membership = Membership {
             engine,
             placed,
             member,
@@ -84,8 +89,12 @@ impl Membership {
             lost: Arc::default(),
             tasks: 0,
             lag_told: Time::MIN,
+            shown: Time::MIN,
             public,
-        })
+        };
+        let member = membership.member.clone();
+        membership.show(&lock(&member), now);
+        Ok(membership)
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -125,7 +134,16 @@ impl Membership {
             self.act(action);
         }
         self.placed.set_current(member.is_current(now));
+        if now >= self.shown + SHOW_EVERY || self.public.left.load(Ordering::Relaxed) {
+            self.show(&member, now);
+        }
         Ok(())
+    }
+
+    fn show(&mut self, member: &Member, now: Time) {
+        self.shown = now;
+        let app = self.shared().names.app().into();
+        *lock(&self.public.summary) = Some(ClusterView { app, ..member.summary(now) });
     }
 
     /// When the next step is due at the latest.
@@ -198,12 +216,29 @@ impl Membership {
             Action::StepDown { rejoin } => {
                 self.placed.take_all();
                 if !rejoin {
-                    *lock(&self.public.error) = Some(name_taken(&self.shared().node));
-                    self.public.left.store(true, Ordering::Relaxed);
+                    // Who was asked to leave and was then taken for dead has left, too.
+                    if !self.public.leave.load(Ordering::Relaxed) {
+                        *lock(&self.public.error) = Some(name_taken(&self.shared().node));
+                    }
+                    self.public.left.store(true, Ordering::Release);
                 }
             }
-            Action::Left => self.public.left.store(true, Ordering::Relaxed),
+            Action::Left => self.public.left.store(true, Ordering::Release),
         }
+    }
+}
+
+impl Public {
+    /// Asks the node to hand all over.
+    pub fn ask_to_leave(&self) {
+        self.leave.store(true, Ordering::Relaxed);
+        self.signal.raise();
+    }
+
+    /// Whether it is no member any more.
+    pub fn left(&self) -> Option<Result<()>> {
+        let left = self.left.load(Ordering::Acquire);
+        left.then(|| lock(&self.error).clone().map_or(Ok(()), Err))
     }
 }
 
@@ -233,7 +268,7 @@ pub(super) fn join(
 pub(super) fn name_taken(node: &str) -> Error {
     Error::new(
         millstream_core::Code::InUse,
-        format!("another node of the application is called `{node}`, or it was asked to leave"),
+        format!("another program has joined the application as node `{node}`; this one ends"),
     )
     .help("give each node a name of its own: --name")
 }

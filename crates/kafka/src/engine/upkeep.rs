@@ -279,8 +279,7 @@ impl Threads {
 
     /// Lets other nodes take over all tasks. Whether they have, within `wait`.
     pub fn leave(&self, wait: Duration) -> bool {
-        self.public.leave.store(true, Ordering::Relaxed);
-        self.public.signal.raise();
+        self.public.ask_to_leave();
         // Clock: whoever asks is no task.
         let begun = std::time::Instant::now();
         loop {

@@ -29,6 +29,7 @@ fn an_answer_is_lost(brokers: &Brokers, app: &str, api: Api, lose: Lose) {
 }
 
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_commit_whose_answer_is_lost_counts_once() {
     let brokers = or_skip!(Brokers::shared());
     an_answer_is_lost(brokers, "end-broken", Api::END_TXN, BREAK);
@@ -36,6 +37,7 @@ fn a_commit_whose_answer_is_lost_counts_once() {
 }
 
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_taking_over_whose_answer_is_lost_is_asked_for_again() {
     let brokers = or_skip!(Brokers::shared());
     an_answer_is_lost(brokers, "init-broken", Api::INIT_PRODUCER_ID, BREAK);
@@ -43,6 +45,7 @@ fn a_taking_over_whose_answer_is_lost_is_asked_for_again() {
 }
 
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn records_whose_acknowledgement_is_lost_count_once() {
     let brokers = or_skip!(Brokers::shared());
     an_answer_is_lost(brokers, "produce-broken", Api::PRODUCE, BREAK);
@@ -50,6 +53,7 @@ fn records_whose_acknowledgement_is_lost_count_once() {
 }
 
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_partition_that_joins_a_turn_without_an_answer_counts_once() {
     let brokers = or_skip!(Brokers::shared());
     an_answer_is_lost(brokers, "add-broken", Api::ADD_PARTITIONS_TO_TXN, BREAK);
@@ -57,6 +61,7 @@ fn a_partition_that_joins_a_turn_without_an_answer_counts_once() {
 }
 
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_commit_that_comes_after_it_was_given_up_decides_nothing() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "end-late");
@@ -86,6 +91,7 @@ fn a_commit_that_comes_after_it_was_given_up_decides_nothing() {
 /// librdkafka sends a commit again when its connection ends; the first one may still be on its way
 /// (KAFKA-17754).
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_commit_that_was_sent_twice_does_not_commit_the_next_turn() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "end-twice");

@@ -14,6 +14,7 @@ fn mortal() -> Result<MutexGuard<'static, Brokers>, &'static Error> {
 }
 
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_broker_that_dies_costs_time_and_no_turn() {
     let brokers = or_skip!(mortal());
     let scene = Scene::new(&brokers, "one-dies");
@@ -33,6 +34,7 @@ fn a_broker_that_dies_costs_time_and_no_turn() {
 }
 
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn without_enough_replicas_it_stalls_and_loses_nothing() {
     let brokers = or_skip!(mortal());
     let scene = Scene::new(&brokers, "two-die");

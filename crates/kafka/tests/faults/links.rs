@@ -21,6 +21,7 @@ fn disturbed(brokers: &Brokers, app: &str, disturb: impl Fn(&Scene<'_>, &Node<'_
 }
 
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_node_that_was_cut_off_goes_on() {
     let brokers = or_skip!(Brokers::shared());
     disturbed(brokers, "cut", |scene, node, steady| {
@@ -36,6 +37,7 @@ fn a_node_that_was_cut_off_goes_on() {
 }
 
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_node_that_reaches_one_broker_of_three_loses_nothing() {
     let brokers = or_skip!(Brokers::shared());
     disturbed(brokers, "one-of-three", |scene, node, steady| {
@@ -51,6 +53,7 @@ fn a_node_that_reaches_one_broker_of_three_loses_nothing() {
 }
 
 #[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn what_is_lost_one_way_is_neither_lost_nor_done_twice() {
     let brokers = or_skip!(Brokers::shared());
     disturbed(brokers, "one-way", |scene, node, steady| {

@@ -21,7 +21,7 @@ use millstream_core::{
 };
 use millstream_kafka::{
     client::{Client, rd::RdClient},
-    engine::{Connected, KafkaEngine, Options, Threads},
+    engine::{KafkaEngine, Options, Threads},
 };
 use millstream_runtime::conformance;
 
