@@ -164,11 +164,7 @@ fn a_drain_names_what_is_wrong() {
     let mut silent = cluster();
     silent.nodes[2].address = "-".into();
     for (view, node, expected) in [
-        (
-            cluster(),
-            "cc",
-            "error[M0011]: application shop has no node `cc`\n  = there are: b, c\n",
-        ),
+        (cluster(), "cc", "error[M0011]: application shop has no node `cc`\n  = there are: b, c\n"),
         (cluster(), "a", "error[M0011]: node `a` is not there any more: dead\n"),
         (
             lonely,
