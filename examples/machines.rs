@@ -1,7 +1,8 @@
 //! Counts the readings of a hundred machines, without end, on as many nodes as there are.
 //!
 //!     cargo build -p millstream --features kafka --example machines
-//!     target/debug/examples/machines --engine kafka://127.0.0.1:19091 --app shop --name a --http :7071
+//!     cd target/debug/examples
+//!     ./machines --engine kafka://127.0.0.1:19091 --app shop --name a --http :7071
 //!
 //! Start it again with `--name b --http :7072`, on this machine or another one, and the two share
 //! the work; see `docs/cluster.md`. What it finds goes to topic `machines-counted`, each row once.
