@@ -351,6 +351,7 @@ fn commands_in_the_documents_exist() {
                         format!("crates/millstream/tests/{name}.rs"),
                         format!("crates/millstream/tests/{name}/main.rs"),
                         format!("crates/runtime/tests/{name}.rs"),
+                        format!("crates/kafka/tests/{name}.rs"),
                     ],
                     "-p" => vec![format!("crates/{}", name.trim_start_matches("millstream-"))],
                     _ => continue,

@@ -1,8 +1,8 @@
 //! A task that counts, and what must be true of it whatever has happened.
 //!
-//! *The oracle:* the task's turn `n` appends the number `n` to two partitions, and changes keys that
-//! follow from `n` alone, but for a sum that it keeps in its state. Whoever has seen `n` turns can
-//! tell all that is committed: a turn that is lost, torn, or counted twice shows.
+//! *The oracle:* the task's turn `n` appends the number `n` to two partitions, and changes keys
+//! that follow from `n` alone, but for a sum that it keeps in its state. Whoever has seen `n` turns
+//! can tell all that is committed: a turn that is lost, torn, or counted twice shows.
 
 use std::{
     collections::BTreeMap,

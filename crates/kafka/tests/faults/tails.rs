@@ -78,7 +78,7 @@ fn logs_that_end_in_aborted_records_are_read_to_their_end() {
     assert!(range.end > last.offset + 2, "{range:?} ends in more than one record's mark");
     let rest = new.client.read(&at, Start::Offset(last.offset + 1), 1 << 20).unwrap();
     assert!(rest.is_none(), "nothing that can be read");
-    // A reader from the beginning, and one from where that one ended; each on a node that joins now.
+    // A reader from the beginning, and one from where that one ended; each on a node that joins.
     let mut turns = 0;
     for from in [0, last.offset + 1] {
         let node = scene.node(brokers.bootstrap());

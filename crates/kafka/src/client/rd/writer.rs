@@ -219,10 +219,10 @@ fn lock_out(shared: &Shared) {
 
 /// Fences whoever had the id. Goes on until the brokers answer; `None` if nobody wants it any more.
 ///
-/// While the transaction of the one before is being ended, the brokers answer that it is too early,
-/// and librdkafka asks again after 500 ms, whatever is set. Another producer asks at once. The first
-/// one is gone by then, threads and connections: having been answered, it has sent nothing since,
-/// and can fence nobody later.
+/// While the transaction of the one before is being ended, the brokers answer that it is too
+/// early, and librdkafka asks again after 500 ms, whatever is set. Another producer asks at once.
+/// The first one is gone by then, threads and connections: having been answered, it has sent
+/// nothing since, and can fence nobody later.
 fn take_over(
     shared: &Shared,
     make: impl Fn() -> Result<Transactional>,
