@@ -96,6 +96,8 @@ impl Place {
 impl Keeper {
     /// Lets other nodes take over what this one has, if there may be others. Whether they have.
     pub fn leave(&self, wait: std::time::Duration) -> Option<bool> {
+        #[cfg(not(feature = "kafka"))]
+        let _ = wait;
         match self {
             Keeper::Dir(..) => None,
             #[cfg(feature = "kafka")]
