@@ -80,6 +80,9 @@ pub enum Command {
     /// What supervisors decided
     #[command(subcommand)]
     Supervisor(Supervisor),
+    /// Many nodes that share the work of an application through Kafka
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// The node of the demo
     #[command(hide = true)]
     DemoNode(DemoNode),
@@ -147,6 +150,19 @@ pub enum Supervisor {
         /// Decisions, at most
         #[arg(long, default_value_t = 20, value_parser = at_least_one())]
         limit: usize,
+    },
+}
+
+/// What can be asked of a cluster; any of its nodes answers for all.
+#[derive(Debug, Subcommand)]
+pub enum Cluster {
+    /// Who is there, who runs and who follows which task, and how long takeovers took
+    Status,
+    /// Let a node hand its tasks over to the others, and end
+    Drain {
+        /// Its name
+        #[arg(value_name = "NODE")]
+        name: String,
     },
 }
 

@@ -10,7 +10,8 @@ use millstream_core::Result;
 use serde_json::Value;
 
 use crate::{
-    args::{Args, Command, Dead, Streams, Supervisor},
+    args::{Args, Cluster, Command, Dead, Streams, Supervisor},
+    cluster,
     say::{Say, bytes, count, number},
 };
 
@@ -84,6 +85,8 @@ pub fn ask(question: &Command, args: &Args, say: &mut Say) -> Result<ExitCode> {
             say.next(&[&["dead", "list"]]);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Cluster(Cluster::Status) => cluster::status(&target, say),
+        Command::Cluster(Cluster::Drain { name }) => cluster::drain(&target, name, say),
         Command::Demo(_) | Command::DemoNode(_) => Ok(ExitCode::SUCCESS),
     }
 }

@@ -6,6 +6,7 @@
 
 mod args;
 mod ask;
+mod cluster;
 mod demo;
 mod say;
 

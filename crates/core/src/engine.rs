@@ -9,6 +9,7 @@
 //! - Tasks read committed frames; whatever leaves the node waits for [`Lease::durable`].
 //! - A commit to an internal stream is never refused; see [`Engine::backlog`] for back-pressure.
 
+mod cluster;
 mod spec;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
 
+pub use self::cluster::{ClusterView, NodeState, NodeView, StandbyView, Takeover, TaskView, alone};
 use crate::{
     Error, Frame, Result,
     ledger::Ledger,
@@ -180,9 +182,34 @@ pub trait Engine: Send + Sync {
     /// Figures for `status` and the benches.
     fn stats(&self) -> EngineStats;
 
+    /// Whether a task that another node runs has come to its end: nothing will follow from it.
+    fn has_ended(&self, _task: &str) -> bool {
+        false
+    }
+
     /// Whether it keeps up. Turns are taken in whatever this says; sources are to wait.
     fn health(&self) -> Health {
         Health::default()
+    }
+
+    /// The nodes that share the application's tasks, as this one knows them; `None` if it is not
+    /// one of many.
+    fn cluster(&self) -> Option<ClusterView> {
+        None
+    }
+
+    /// Begins to hand all tasks over to the other nodes, for good; [`Engine::left`] says when that
+    /// is done.
+    ///
+    /// # Errors
+    /// [`crate::Code::Plan`] if the node is not one of many.
+    fn leave(&self) -> Result<()> {
+        Err(alone())
+    }
+
+    /// Whether the node takes part no more: since it was asked to leave, or why else.
+    fn left(&self) -> Option<Result<()>> {
+        None
     }
 }
 

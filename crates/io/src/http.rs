@@ -4,7 +4,8 @@
 //! `GET /v1/status`, `/v1/flows`, `/v1/streams`, `/v1/streams/{name}/tail?partition=&from=&limit=`
 //! (JSON lines), `/v1/processes/{kind}?after=&limit=`, `/v1/processes/{kind}/{key}`,
 //! `POST /v1/processes/{kind}/{key}/kill`, `/v1/dead?flow=&from=&limit=`, `/v1/dead/{n}?flow=`,
-//! `/v1/ledger`, `/v1/supervisor?from=&limit=`, `/metrics` (Prometheus text), `/health`.
+//! `/v1/ledger`, `/v1/supervisor?from=&limit=`, `/v1/cluster`, `POST /v1/cluster/drain?node=`,
+//! `/metrics` (Prometheus text), `/health`.
 //!
 //! *Errors* are JSON too: `{"code":"M0011","reason":"..","help":[".."]}`.
 //!
@@ -36,4 +37,4 @@ pub use answer::ErrorBody;
 pub use client::{Client, escape};
 pub use control::Killed;
 pub use ingest::{Accepted, BODY_BYTES_MAX, HttpSource};
-pub use server::{DEFAULT_ADDRESS, Server, Setup};
+pub use server::{DEFAULT_ADDRESS, Listener, Server, Setup};

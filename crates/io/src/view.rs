@@ -18,7 +18,11 @@ mod status;
 mod streams;
 mod walk;
 
-use millstream_core::{Error, nearest};
+use millstream_core::{
+    Error, Result,
+    engine::{ClusterView, Engine, alone},
+    nearest,
+};
 
 pub use letters::{LetterView, dead, letter};
 pub use process::{Found, ProcessView, ShowState, find_process, process_in_log, processes};
@@ -27,6 +31,14 @@ pub use reports::{ReportView, supervisor};
 pub use rows::{TailRow, json_rows};
 pub use status::{FlowView, LedgerView, StageView, Status, flows, ledger, status};
 pub use streams::{StreamView, resolve, streams, tail};
+
+/// The nodes that share the application's tasks, as this one knows them.
+///
+/// # Errors
+/// [`millstream_core::Code::Plan`] if it is not one of many.
+pub fn cluster(engine: &dyn Engine) -> Result<ClusterView> {
+    engine.cluster().ok_or_else(alone)
+}
 
 /// Flow, stage and partition of a task, which its name is made of.
 fn task_path(name: &str) -> Option<(&str, &str, &str)> {

@@ -49,7 +49,6 @@ pub use self::{
     member::{Action, Member},
     plan::{Move, Open, Plan},
     record::{Beat, Body, Entry, Record, State, Took, Whole},
-    summary::{NodeSummary, Summary, TaskSummary},
     view::{Folded, Node, View},
 };
 

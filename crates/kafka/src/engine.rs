@@ -38,14 +38,15 @@ use std::{
 use millstream_core::{
     Code, Error, Frame, Result, Time,
     engine::{
-        Backlog, Engine, EngineStats, Health, Lease, StreamInfo, StreamSpec, TaskSpec, Ticket,
+        Backlog, ClusterView, Engine, EngineStats, Health, Lease, StreamInfo, StreamSpec, TaskSpec,
+        Ticket, alone,
     },
     ledger::Ledger,
     turn::{Change, Output, Progress, StreamId, TaskId},
 };
 
 use self::{
-    codec::{Line, State},
+    codec::{Line, State, Turned},
     membership::Public,
     names::Names,
     opening::{Advanced, Opening},
@@ -58,7 +59,10 @@ pub use self::{
     membership::Membership,
     upkeep::{Threads, Trimmer, Upkeep, clock},
 };
-use crate::client::{Client, Start, TopicPartition};
+use crate::{
+    client::{Client, Start, TopicPartition},
+    cluster::Member,
+};
 
 /// What the registry and the progress of all tasks may take in memory unread, in bytes.
 const AHEAD_BYTES: usize = 4 << 20;
@@ -165,11 +169,6 @@ impl KafkaEngine {
         }
     }
 
-    /// The cluster as this node knows it, if it is a member of one.
-    pub fn cluster(&self) -> Option<crate::cluster::Summary> {
-        lock(&self.public.summary).clone()
-    }
-
     /// Opens a task whether or not it is placed here.
     fn take_over(
         &self,
@@ -231,7 +230,7 @@ impl Engine for KafkaEngine {
         };
         let mut found = find()?;
         let topic = self.shared.names.stream(&spec.name)?;
-        topics::stream(self.shared.client.as_ref(), &topic, spec)?;
+        topics::stream(self.shared.client.as_ref(), &topic, spec, found.is_some())?;
         if found.is_none() {
             let signal = self.shared.signal.clone();
             let refused = Arc::new(Mutex::new(None));
@@ -371,6 +370,17 @@ impl Engine for KafkaEngine {
         lock(&self.shared.registry).task(id).map(|task| task.name.clone())
     }
 
+    fn has_ended(&self, task: &str) -> bool {
+        let elsewhere = |member: &Arc<Mutex<Member>>| lock(member).runs_elsewhere(task);
+        if !self.public.member.get().is_some_and(elsewhere) {
+            return false;
+        }
+        let registry = lock(&self.shared.registry);
+        let views = lock(&self.shared.views);
+        let turned = registry.id(task).and_then(|id| views.task(id));
+        turned.is_some_and(Turned::has_ended)
+    }
+
     fn stats(&self) -> EngineStats {
         *lock(&self.shared.stats)
     }
@@ -378,5 +388,26 @@ impl Engine for KafkaEngine {
     fn health(&self) -> Health {
         let error = lock(&self.public.error).clone().or_else(|| self.shared.trouble());
         Health { error, pending_bytes: self.shared.pending_bytes(), ..Health::default() }
+    }
+
+    fn cluster(&self) -> Option<ClusterView> {
+        let mut cluster = lock(&self.public.summary).clone()?;
+        let registry = lock(&self.shared.registry);
+        let views = lock(&self.shared.views);
+        for task in &mut cluster.tasks {
+            let known = registry.id(&task.name).and_then(|id| registry.task(id));
+            task.backlog_rows = known.map_or(0, |known| views.unread(known));
+        }
+        Some(cluster)
+    }
+
+    fn leave(&self) -> Result<()> {
+        self.shared.placed.as_ref().ok_or_else(alone)?;
+        self.public.ask_to_leave();
+        Ok(())
+    }
+
+    fn left(&self) -> Option<Result<()>> {
+        self.public.left()
     }
 }

@@ -1,6 +1,6 @@
 //! A node of many, which share the work of an application through Kafka.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use millstream_core::{Code, Error, Result, engine::Engine};
 use millstream_kafka::{
@@ -25,15 +25,15 @@ impl Cluster {
             Error::new(Code::Plan, format!("{address}: no application is named"))
                 .help("nodes of one application share its work; give it a name: --app fraud")
         })?;
-        let node = node.map(str::to_string).unwrap_or_else(host);
+        let node = node.map(str::to_string).unwrap_or_else(host_as_name);
         Ok(Cluster { options, app: app.into(), node })
     }
 
     /// Joins; others find this node at `address`.
-    pub fn connect(&self, address: Option<&str>) -> Result<(Arc<dyn Engine>, Threads)> {
-        let client = RdClient::connect(self.options.properties()?, &self.app)?;
+    pub fn connect(&self, address: Option<SocketAddr>) -> Result<(Arc<dyn Engine>, Threads)> {
+        let client = self.client()?;
         let member = MemberOptions {
-            address: address.unwrap_or("-").into(),
+            address: address.map_or("-".into(), reached),
             patience: Default::default(),
             now: clock(),
         };
@@ -43,6 +43,11 @@ impl Cluster {
         Ok((Arc::new(connected.engine.clone()), Threads::start(connected)?))
     }
 
+    /// A client of its Kafka.
+    pub fn client(&self) -> Result<Arc<RdClient>> {
+        RdClient::connect(self.options.properties()?, &self.app)
+    }
+
     pub fn name(&self) -> String {
         format!("kafka://{}, application {}, node {}", self.options.brokers(), self.app, self.node)
     }
@@ -50,9 +55,21 @@ impl Cluster {
 
 /// This machine's name.
 fn host() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// A node is called after its machine unless told otherwise.
+fn host_as_name() -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    name.chars().map(plain).collect()
+    host().chars().map(plain).collect()
+}
+
+/// Where others reach what listens here. All addresses of a machine are none of it.
+fn reached(address: SocketAddr) -> String {
+    match address.ip().is_unspecified() {
+        true => format!("{}:{}", host(), address.port()),
+        false => address.to_string(),
+    }
 }
 
 /// Another number for each run of a node.

@@ -77,7 +77,7 @@ pub use millstream_runtime as runtime;
 pub use node::{Node, Running};
 pub use process::{At, Context, Failure, Process, Result};
 pub use signals::Signals;
-pub use target::{DEFAULT_DATA, Target};
+pub use target::{DEFAULT_DATA, Drained, Target};
 pub use window::{Accumulator, Aggregate, WINDOW_END, WINDOW_START, Window};
 
 /// What a flow's author needs, in one line.

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use millstream_core::{Code, Error, Key, Result, engine::Engine};
-use millstream_io::http::{Server, Setup};
+use millstream_io::http::{Listener, Server, Setup};
 use millstream_runtime::{
     embedded,
     node::{FlowState, Node as Heart, Options},
@@ -23,7 +23,7 @@ use crate::{
 
 /// How often a draining node is looked at.
 const DRAIN_EVERY: Duration = Duration::from_millis(5);
-/// How often a program that runs a flow looks whether it was asked to end.
+/// How often a program that runs a flow looks whether it was asked to end, or its node has left.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a program that was asked to end may work off what it has taken in.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -44,14 +44,27 @@ impl Node {
         Node::at(Place::Dir(dir.as_ref().to_path_buf(), embedded::Options::default()))
     }
 
-    /// A node that keeps everything in Kafka, as one of many of the application `app`; `name` is its
-    /// own and unique there. An address is `kafka://host:port,host:port`.
+    /// A node that keeps everything in Kafka (`kafka://host:port,host:port`), as one of many of the
+    /// application `app`; `name` is its own and unique there.
     ///
     /// # Errors
     /// If the address is none.
     #[cfg(feature = "kafka")]
     pub fn kafka(address: &str, app: &str, name: &str) -> Result<Node> {
         Ok(Node::at(Place::named(address, Some(app), Some(name))?))
+    }
+
+    /// A client of the Kafka that keeps everything for this node: for topics of your own as sources
+    /// and sinks of the flow, which every node reaches.
+    ///
+    /// # Errors
+    /// [`Code::Plan`] if the node keeps everything in a directory.
+    #[cfg(feature = "kafka")]
+    pub fn kafka_client(&self) -> Result<Arc<dyn millstream_kafka::client::Client>> {
+        match &self.place {
+            Place::Kafka(cluster) => Ok(cluster.client()?),
+            Place::Dir(..) => Err(millstream_core::engine::alone()),
+        }
     }
 
     pub(crate) fn at(place: Place) -> Node {
@@ -72,7 +85,7 @@ impl Node {
         self
     }
 
-    /// Changes the embedded engine's options. A node on Kafka has none: there, topics have settings.
+    /// Changes the embedded engine's options. A node on Kafka has none.
     pub fn engine(mut self, change: impl FnOnce(&mut embedded::Options)) -> Node {
         // Without Kafka there is no other place.
         #[allow(irrefutable_let_patterns)]
@@ -105,15 +118,22 @@ impl Node {
     ///
     /// # Errors
     /// If another node uses the directory, it cannot be read or written, or what is in it is
-    /// damaged; if Kafka cannot be reached, or the application's topics are not what they should be.
+    /// damaged; if Kafka cannot be reached, or the topics are not what they should be.
     pub fn start(self) -> Result<Running> {
-        let (engine, keeper) = self.place.open(self.http.as_deref())?;
+        let listen = || self.http.as_deref().map(Listener::bind).transpose();
+        // Others are told the port when the node joins. A directory in use says more than a port.
+        let early = if self.place.is_shared() { listen()? } else { None };
+        let (engine, keeper) = self.place.open(early.as_ref().map(Listener::address))?;
+        let listener = match early {
+            None if !self.place.is_shared() => listen()?,
+            early => early,
+        };
         let connectors = ThreadConnectors::start(self.workers)?;
         let heart = Heart::new(engine.clone(), connectors, self.options)?;
         let workers = Workers::start(heart.clone(), self.workers)?;
         let mut running = Running { heart, engine, workers, keeper: Some(keeper), server: None };
-        if let Some(listen) = self.http {
-            running.listen(listen)?;
+        if let Some(listener) = listener {
+            running.listen(listener)?;
         }
         Ok(running)
     }
@@ -129,8 +149,12 @@ impl Node {
     /// It ends in the same way, with an error, when more handlers than
     /// [`Options::abandoned_max`] never returned: only a new process can take back their threads.
     ///
+    /// A node of many hands its tasks over to the others before it ends, also when `millstream
+    /// cluster drain` asks it to.
+    ///
     /// # Errors
-    /// As [`Node::start`]; if the flow does not fit together; if it fails; [`Code::WornOut`].
+    /// As [`Node::start`]; if the flow does not fit together; if it fails; [`Code::WornOut`];
+    /// [`Code::InUse`] if another program has joined the cluster under this node's name.
     pub fn run(self, flow: Flow) -> Result<()> {
         let signals = self.signals.then(Signals::listen).transpose()?;
         let place = self.place.clone();
@@ -170,8 +194,8 @@ pub struct Running {
 }
 
 impl Running {
-    fn listen(&mut self, listen: String) -> Result<()> {
-        let server = Server::start(Setup { listen, node: self.heart.clone(), show: show() })?;
+    fn listen(&mut self, listener: Listener) -> Result<()> {
+        let server = Server::start(Setup { listener, node: self.heart.clone(), show: show() })?;
         if let Some(keeper) = &self.keeper {
             keeper.announce(&format!("http://{}", server.address()))?;
         }
@@ -231,9 +255,11 @@ impl Running {
 
     /// Waits until a flow has finished, failed or stopped. It counts as failed, with
     /// [`Code::WornOut`], when the node drains because too many handlers never returned: the
-    /// program is then to end.
+    /// program is then to end. So it is when the node has left its cluster: the flow counts as
+    /// stopped if that was asked for, as failed with [`Code::InUse`] if another program has joined
+    /// under the node's name.
     pub fn wait(&self, flow: &str) -> FlowState {
-        self.wait_while(flow, Duration::from_secs(60), || true)
+        self.wait_while(flow, LOOK_EVERY, || true)
     }
 
     /// As [`Running::wait`], but asks `every` so often whether to go on with it.
@@ -245,11 +271,17 @@ impl Running {
     ) -> FlowState {
         loop {
             match self.heart.wait(flow, every) {
-                Some(FlowState::Running) => match self.heart.worn_out() {
-                    Some(error) => return FlowState::Failed(error),
-                    None if go_on() => {}
-                    None => return FlowState::Running,
-                },
+                Some(FlowState::Running) => {
+                    if let Some(error) = self.heart.worn_out() {
+                        return FlowState::Failed(error);
+                    }
+                    match self.engine.left() {
+                        Some(Err(error)) => return FlowState::Failed(error),
+                        Some(Ok(())) => return FlowState::Stopped,
+                        None if go_on() => {}
+                        None => return FlowState::Running,
+                    }
+                }
                 Some(state) => return state,
                 None => {
                     let unknown = format!("there is no flow `{flow}`");

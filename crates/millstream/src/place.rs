@@ -1,6 +1,6 @@
 //! Where a node keeps what it must not lose: a directory of its own, or Kafka.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 #[cfg(not(feature = "kafka"))]
 use millstream_core::{Code, Error};
@@ -51,8 +51,13 @@ impl Place {
         }
     }
 
+    /// Whether other nodes are told where this one listens.
+    pub fn is_shared(&self) -> bool {
+        !matches!(self, Place::Dir(..))
+    }
+
     /// Opens it; others find the node at `address`.
-    pub fn open(&self, address: Option<&str>) -> Result<(Arc<dyn Engine>, Keeper)> {
+    pub fn open(&self, address: Option<SocketAddr>) -> Result<(Arc<dyn Engine>, Keeper)> {
         #[cfg(not(feature = "kafka"))]
         let _ = address;
         match self {
@@ -91,6 +96,8 @@ impl Place {
 impl Keeper {
     /// Lets other nodes take over what this one has, if there may be others. Whether they have.
     pub fn leave(&self, wait: std::time::Duration) -> Option<bool> {
+        #[cfg(not(feature = "kafka"))]
+        let _ = wait;
         match self {
             Keeper::Dir(..) => None,
             #[cfg(feature = "kafka")]

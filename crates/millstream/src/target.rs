@@ -1,8 +1,13 @@
 //! What a question is put to: a node that runs, or the directory of one that does not.
 
+mod drain;
+
 use std::{path::Path, sync::Arc};
 
-use millstream_core::{Code, Error, Result, engine::Engine};
+use millstream_core::{
+    Code, Error, Result,
+    engine::{ClusterView, Engine, alone},
+};
 use millstream_io::{
     http::{Client, DEFAULT_ADDRESS, Killed, escape},
     view::{
@@ -12,6 +17,7 @@ use millstream_io::{
 };
 use millstream_runtime::embedded::{self, EmbeddedEngine};
 
+pub use self::drain::Drained;
 use crate::inspect::process_state;
 
 /// Where a node keeps its data unless told otherwise.
@@ -218,6 +224,30 @@ impl Target {
                 client.get(&format!("/v1/supervisor{query}"))
             }
             Target::Directory(engine) => view::supervisor(engine.as_ref(), from, limit),
+        }
+    }
+
+    /// The nodes that share the application's tasks, as the one that is asked knows them.
+    ///
+    /// # Errors
+    /// As [`Target::status`]; [`Code::Plan`] if it is not one of many.
+    pub fn cluster(&self) -> Result<ClusterView> {
+        match self {
+            Target::Node(client) => client.get("/v1/cluster"),
+            Target::Directory(_) => Err(alone()),
+        }
+    }
+
+    /// Lets the node of that name hand its tasks over to the others, and end. Returns once others
+    /// run them all.
+    ///
+    /// # Errors
+    /// As [`Target::cluster`]; [`Code::Unknown`] if there is no such node, [`Code::Conflict`] if
+    /// there is no other, [`Code::Unreachable`] if one that is needed does not answer.
+    pub fn drain(&self, node: &str) -> Result<Drained> {
+        match self {
+            Target::Node(client) => drain::drain(client, node),
+            Target::Directory(_) => Err(alone()),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Topics as sources and sinks on the real brokers that `MILLSTREAM_BROKERS` names.
-#![cfg(feature = "kafka")]
+//! Topics as sources and sinks on real brokers.
+
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use millstream::{
     prelude::*,
     test::{Folder, conformance},
 };
+use millstream_brokers::{Brokers, or_skip};
 use millstream_kafka::{
     KafkaSink, KafkaSource, Options,
     client::{Client, Record, Records, Start, TopicPartition, TopicSpec, rd::RdClient},
@@ -23,15 +24,11 @@ fn rows(n: u64) -> Vec<Row> {
     (0..n).map(|n| Row { n, name: (n % 3 > 0).then(|| format!("row {n}")) }).collect()
 }
 
-/// A client, and how names begin that nobody else has; `None` if there are no brokers.
-fn client(test: &str) -> Option<(Arc<dyn Client>, String)> {
-    let Ok(brokers) = std::env::var("MILLSTREAM_BROKERS") else {
-        println!("skipped: {test}, since MILLSTREAM_BROKERS names no brokers");
-        return None;
-    };
-    let options = Options::parse(&format!("kafka://{brokers}"), []).unwrap();
+/// A client, and how names begin that nobody else has.
+fn client(brokers: &Brokers, test: &str) -> (Arc<dyn Client>, String) {
+    let options = Options::parse(&format!("kafka://{}", brokers.bootstrap()), []).unwrap();
     let client = RdClient::connect(options.properties().unwrap(), "test").unwrap();
-    Some((client, format!("{test}-{}-", std::process::id())))
+    (client, format!("{test}-"))
 }
 
 fn topic(client: &dyn Client, name: &str, partitions: u32) {
@@ -73,7 +70,7 @@ fn fill(client: &dyn Client, topic: &str, rows: &[Row]) {
 
 #[test]
 fn topics_of_real_brokers_are_read_on_from_any_position() {
-    let Some((client, prefix)) = client("read") else { return };
+    let (client, prefix) = client(or_skip!(Brokers::shared()), "read");
     let name = format!("{prefix}in");
     topic(&*client, &name, 2);
     fill(&*client, &name, &rows(60));
@@ -82,7 +79,7 @@ fn topics_of_real_brokers_are_read_on_from_any_position() {
 
 #[test]
 fn a_topic_of_real_brokers_gets_each_row_as_often_as_is_promised() {
-    let Some((client, prefix)) = client("written") else { return };
+    let (client, prefix) = client(or_skip!(Brokers::shared()), "written");
     for once in [false, true] {
         let name = format!("{prefix}out-{once}");
         topic(&*client, &name, 1);
@@ -94,7 +91,7 @@ fn a_topic_of_real_brokers_gets_each_row_as_often_as_is_promised() {
 
 #[test]
 fn a_flow_between_topics_of_real_brokers_loses_nothing() {
-    let Some((client, prefix)) = client("flow") else { return };
+    let (client, prefix) = client(or_skip!(Brokers::shared()), "flow");
     let (from, to) = (format!("{prefix}in"), format!("{prefix}out"));
     topic(&*client, &from, 2);
     topic(&*client, &to, 3);

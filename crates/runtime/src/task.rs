@@ -252,7 +252,10 @@ impl Task {
             waker: self.around.waker.clone(),
         };
         let Some(mut lease) = self.around.engine.open(&spec)? else {
-            return Ok(Did::Idle { until: None });
+            return Ok(match self.around.engine.has_ended(&spec.name) {
+                true => Did::Ended,
+                false => Did::Idle { until: None },
+            });
         };
         self.stats.opens += 1;
         let recovered = lease.recovered().clone();

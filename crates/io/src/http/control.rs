@@ -1,4 +1,4 @@
-//! The control API: how things are, and `kill`.
+//! The control API: how things are, `kill` and `drain`.
 
 use std::{
     fmt::Write,
@@ -11,7 +11,11 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use millstream_core::{Error, Key, Result, Slot, engine::Ticket, key::display};
+use millstream_core::{
+    Code, Error, Key, Result, Slot,
+    engine::{ClusterView, Ticket},
+    key::display,
+};
 use millstream_runtime::{
     node::{KindInfo, Looked},
     threads::now,
@@ -257,6 +261,32 @@ async fn end(node: Arc<Shared>, kind: String, key: String) -> Result<Killed> {
     durable(&node, node.node.kill(&info, &process.key)?).await?;
     node.node.note_kill(&info, &process.key, now());
     Ok(Killed { flow: process.flow, kind: process.kind, key: shown, partition: process.partition })
+}
+
+pub async fn cluster(State(node): Node) -> Response {
+    answer(read(node, |n| view::cluster(n.engine())).await)
+}
+
+/// Who is meant to leave.
+#[derive(Default, Deserialize)]
+pub struct Leaver {
+    node: Option<String>,
+}
+
+pub async fn drain(State(node): Node, Query(leaver): Query<Leaver>) -> Response {
+    answer(read(node, move |n| leave(n, leaver.node.as_deref())).await)
+}
+
+/// Lets this node hand its tasks over; the cluster as it was then.
+fn leave(node: &Shared, name: Option<&str>) -> Result<ClusterView> {
+    let cluster = view::cluster(node.engine())?;
+    if let Some(name) = name.filter(|name| *name != cluster.node) {
+        let (app, own) = (&cluster.app, &cluster.node);
+        let message = format!("here is node `{own}` of application {app}, and not `{name}`");
+        return Err(Error::new(Code::Conflict, message).help("ask again in a moment"));
+    }
+    node.engine().leave()?;
+    Ok(cluster)
 }
 
 pub async fn health(State(node): Node) -> Response {

@@ -37,12 +37,36 @@ const BLOCKING_THREADS: usize = 8;
 
 /// What a server needs.
 pub struct Setup {
-    /// Where to listen: `host:port`, or a port on 127.0.0.1; port 0 takes any free one.
-    pub listen: String,
+    /// Where it listens.
+    pub listener: Listener,
     /// The node it speaks for.
     pub node: Arc<Node>,
     /// Makes a process's bytes readable.
     pub show: ShowState,
+}
+
+/// A port that is ours; requests wait there until a server answers them.
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Listens at `host:port`, or a port on 127.0.0.1; port 0 takes any free one.
+    ///
+    /// # Errors
+    /// [`Code::InUse`] if another program has the port, [`Code::Plan`] if the address is none.
+    pub fn bind(listen: &str) -> Result<Listener> {
+        let asked = address(listen)?;
+        let socket = TcpListener::bind(asked).map_err(|e| cannot_listen(asked, &e))?;
+        let address = socket.local_addr().map_err(|e| Error::io(asked, &e))?;
+        Ok(Listener { socket, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
 }
 
 /// A running server. Dropping it stops it.
@@ -82,20 +106,19 @@ impl Shared {
 }
 
 impl Server {
-    /// Listens and answers, on a thread of its own.
+    /// Answers, on a thread of its own.
     ///
     /// # Errors
-    /// [`Code::InUse`] if another program has the port, [`Code::Plan`] if the address is none.
+    /// If the system lacks what it needs for it.
     pub fn start(setup: Setup) -> Result<Server> {
-        let address = address(&setup.listen)?;
-        let listener = TcpListener::bind(address).map_err(|e| cannot_listen(address, &e))?;
+        let Listener { socket: listener, address } = setup.listener;
         let io = |e: std::io::Error| Error::io(address, &e);
         let (stop, stopping) = watch::channel(false);
         listener.set_nonblocking(true).map_err(io)?;
         let shared = Arc::new(Shared {
             node: setup.node,
             show: setup.show,
-            address: listener.local_addr().map_err(io)?,
+            address,
             registry: Registry::default(),
             stopping: stopping.clone(),
             started: Instant::now(),
@@ -189,6 +212,8 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/dead/{n}", get(control::letter))
         .route("/v1/ledger", get(control::ledger))
         .route("/v1/supervisor", get(control::supervisor))
+        .route("/v1/cluster", get(control::cluster))
+        .route("/v1/cluster/drain", post(control::drain))
         .route("/metrics", get(control::metrics))
         .route("/health", get(control::health))
         .fallback(unknown)
@@ -198,10 +223,9 @@ fn router(shared: Arc<Shared>) -> Router {
 
 async fn unknown(request: Request) -> Response {
     let path = request.uri().path();
-    answer::error(
-        &Error::new(Code::Unknown, format!("there is nothing at {path}"))
-            .help("see /v1/status, /v1/flows, /v1/streams, /v1/dead, /v1/ledger, /v1/supervisor"),
-    )
+    answer::error(&Error::new(Code::Unknown, format!("there is nothing at {path}")).help(
+        "see /v1/status, /v1/flows, /v1/streams, /v1/dead, /v1/ledger, /v1/supervisor, /v1/cluster",
+    ))
 }
 
 /// Keeps web pages that a person visits from using the person's own node.

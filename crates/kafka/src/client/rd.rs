@@ -42,6 +42,9 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub const RECORD_BYTES_MAX: usize = 64 << 20;
 /// Kafka aborts what a dead writer has begun after this long, unless a successor does before.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that leaves a request unanswered for this long is given up: silence may be a way
+/// that loses everything.
+const ANSWER_MS: &str = "10000";
 /// How often, and how many times, a topic is asked for that is not known (yet).
 const HEARSAY_EVERY: Duration = Duration::from_millis(50);
 const HEARSAY_TRIES: usize = 40;
@@ -69,6 +72,7 @@ impl Properties {
         let mut config = ClientConfig::new();
         let ours = [
             ("socket.nagle.disable", "true"),
+            ("socket.timeout.ms", ANSWER_MS),
             ("reconnect.backoff.ms", "20"),
             ("reconnect.backoff.max.ms", "250"),
             ("retry.backoff.ms", "10"),
@@ -133,7 +137,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
-        // A single connection that was lost is made again, and nobody needs to know; an end is none.
+        // A connection that was lost is made again, and nobody needs to know; an end is no error.
         use RDKafkaErrorCode::{BrokerTransportFailure, PartitionEOF};
         if !matches!(code, Some(BrokerTransportFailure | PartitionEOF)) {
             *lock(&self.0.trouble) = Some(unreachable(reason));
@@ -218,19 +222,19 @@ impl RdClient {
         Ok(metadata.map_err(|e| error("asking which brokers there are", &e))?.brokers().len())
     }
 
-    /// How many partitions a topic has; 0 if there is none, or none that can be used yet.
-    fn partitions(&self, name: &str) -> Result<u32> {
+    /// How many partitions a topic has; `None` if there is no such topic, 0 if not all of them can
+    /// be used now.
+    fn partitions(&self, name: &str) -> Result<Option<u32>> {
         let metadata = self
             .asking()
             .fetch_metadata(Some(name), PATIENCE)
             .map_err(|e| error(&format!("asking for topic {name}"), &e))?;
         self.context.well();
         let topic = metadata.topics().iter().find(|t| t.name() == name && t.error().is_none());
-        let partitions = topic.map_or(&[][..], |t| t.partitions());
-        match partitions.iter().all(|p| p.leader() >= 0 && p.error().is_none()) {
-            true => Ok(partitions.len() as u32),
-            false => Ok(0),
-        }
+        Ok(topic.map(|topic| {
+            let led = topic.partitions().iter().all(|p| p.leader() >= 0 && p.error().is_none());
+            if led { topic.partitions().len() as u32 } else { 0 }
+        }))
     }
 
     fn asking(&self) -> Arc<BaseConsumer<Context>> {
@@ -324,7 +328,7 @@ impl Client for RdClient {
         }
         // Clock: a broker that has not heard of the topic yet would refuse what comes next.
         let begun = std::time::Instant::now();
-        while self.partitions(&topic.name)? == 0 {
+        while self.partitions(&topic.name)?.unwrap_or(0) == 0 {
             if begun.elapsed() > PATIENCE {
                 return Err(unreachable(format!("topic {} has no leaders yet", topic.name)));
             }
@@ -334,10 +338,17 @@ impl Client for RdClient {
     }
 
     fn topic(&self, name: &str) -> Result<Option<TopicSpec>> {
-        let partitions = self.partitions(name)?;
-        if partitions == 0 {
-            return Ok(None);
+        let mut partitions = self.partitions(name)?;
+        // Clock: while its brokers are away a topic has no leader, which is not "there is none".
+        let begun = std::time::Instant::now();
+        while partitions == Some(0) {
+            if begun.elapsed() > PATIENCE {
+                return Err(unreachable(format!("topic {name} has a partition without a leader")));
+            }
+            std::thread::sleep(HEARSAY_EVERY);
+            partitions = self.partitions(name)?;
         }
+        let Some(partitions) = partitions else { return Ok(None) };
         let settings = self.settings(name)?.into_iter().map(|(k, v, _)| (k, v)).collect();
         Ok(Some(TopicSpec { name: name.into(), partitions, settings }))
     }

@@ -415,9 +415,22 @@ impl Member {
         &self.view
     }
 
+    /// Whether another node runs a task.
+    pub fn runs_elsewhere(&self, task: &str) -> bool {
+        let task = TaskKey::of(task);
+        let owner = self.view.owner(task).filter(|owner| *owner != self.key);
+        let entry = owner.and_then(|owner| self.view.entry(owner, task));
+        matches!(entry, Some(Entry::Owner { open: true, .. }))
+    }
+
     /// What this node is.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// This node's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// This node's key.

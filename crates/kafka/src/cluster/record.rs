@@ -12,6 +12,7 @@
 //!
 //! *Invariant:* bytes from outside never panic, and nothing longer than its limit is taken.
 
+pub use millstream_core::engine::NodeState as State;
 use millstream_core::{Error, Result};
 
 use super::{NodeKey, TaskKey};
@@ -38,28 +39,6 @@ const GRANTED: u8 = 4;
 const DECLINED: u8 = 5;
 /// Of a claim: its last owner had died. Of a standby: it declines to own the task for now.
 const MARK: u8 = 0x10;
-
-/// What a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    /// It reads the log and gets no tasks yet.
-    Joining,
-    /// It runs tasks.
-    Active,
-    /// It hands its tasks over.
-    Leaving,
-    /// It has left as planned.
-    Left,
-    /// It was declared dead.
-    Dead,
-}
-
-impl State {
-    /// Whether the node is there.
-    pub fn is_alive(self) -> bool {
-        matches!(self, State::Joining | State::Active | State::Leaving)
-    }
-}
 
 /// What a node has to do with a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -477,22 +477,25 @@ fn people_see_who_runs_what_and_how_long_takeovers_took() {
     let lost = sim.of(0);
     sim.crash(0);
     sim.settle();
-    let summary = sim.hosts[1].member.as_ref().unwrap().summary();
-    assert_eq!((&*summary.by, summary.hold, summary.tasks.len()), ("node-1", None, 9));
+    let member = sim.hosts[1].member.as_ref().unwrap();
+    let later = member.next_wake() + Duration::from_secs(60);
+    let summary = member.summary(later);
+    assert_eq!((&*summary.node, &*summary.hold, summary.tasks.len()), ("node-1", "", 9));
     let states: Vec<_> = summary.nodes.iter().map(|n| (&*n.name, n.state)).collect();
     let active = State::Active;
     assert_eq!(states, [("node-0", State::Dead), ("node-1", active), ("node-2", active)]);
-    assert_eq!(summary.nodes.iter().map(|n| n.owns + n.standbys).sum::<usize>(), 18);
+    assert_eq!(summary.nodes.iter().map(|n| n.tasks + n.standbys).sum::<u64>(), 18);
     assert_eq!(&*summary.nodes[1].address, "host:1");
+    assert!(summary.nodes.iter().all(|n| n.seen_ms >= 60_000), "{:?}", summary.nodes);
     for task in &summary.tasks {
-        assert!(task.open && task.owner.is_some());
+        assert!(task.open && !task.owner.is_empty());
         assert_eq!(task.standbys.len(), 1);
-        assert_ne!(Some(&task.standbys[0].0), task.owner.as_ref());
-        assert_eq!(task.took.is_some(), lost.contains(&*task.name), "{task:?}");
-        if let Some((by, from, took)) = &task.took {
-            assert_eq!((Some(by), from.as_deref()), (task.owner.as_ref(), Some("node-0")));
+        assert_ne!(task.standbys[0].node, task.owner);
+        assert_eq!(task.takeover.is_some(), lost.contains(&*task.name), "{task:?}");
+        if let Some(took) = &task.takeover {
+            assert_eq!((&took.by, &*took.from), (&task.owner, "node-0"));
             assert!((500..1000).contains(&took.detected_ms), "{took:?}");
-            assert!(took.fenced_ms < 200, "{took:?}");
+            assert!(took.fenced_ms < 200 && took.ago_ms >= 60_000, "{took:?}");
         }
     }
 }

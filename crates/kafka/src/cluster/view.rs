@@ -103,7 +103,7 @@ pub struct View {
     index: BTreeMap<NodeKey, usize>,
     tasks: BTreeMap<TaskKey, Holders>,
     lost: BTreeMap<TaskKey, Lost>,
-    took: BTreeMap<TaskKey, (NodeKey, Took)>,
+    took: BTreeMap<TaskKey, (NodeKey, Took, Time)>,
     end: u64,
     version: u64,
 }
@@ -156,8 +156,8 @@ impl View {
         holders.filter_map(|(_, entry)| entry.claim()).max().unwrap_or(0)
     }
 
-    /// The last takeover of a task that was told, and who told it.
-    pub fn took(&self, task: TaskKey) -> Option<(NodeKey, Took)> {
+    /// The last takeover of a task that was told, who told it, and when it was read here.
+    pub fn took(&self, task: TaskKey) -> Option<(NodeKey, Took, Time)> {
         self.took.get(&task).copied()
     }
 
@@ -197,7 +197,7 @@ impl View {
                 None => Folded::Ignored,
             },
             Body::Took(took) => {
-                self.took.insert(took.task, (NodeKey::of(record.node), *took));
+                self.took.insert(took.task, (NodeKey::of(record.node), *took, now));
                 Folded::Took
             }
         }

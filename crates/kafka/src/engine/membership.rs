@@ -3,13 +3,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use millstream_core::{Error, Result, Time};
+use millstream_core::{Error, Result, Time, engine::ClusterView};
 
 use super::{
     KafkaEngine,
@@ -21,21 +21,23 @@ use super::{
 };
 use crate::{
     client::{Reader, Record, Records, Start, TopicPartition},
-    cluster::{Action, Member, State, Summary},
+    cluster::{Action, Member, State},
 };
 
 /// What the members topic may take in memory unread, in bytes.
 const AHEAD_BYTES: usize = 4 << 20;
-/// How far back the members topic is read by a node that starts: all have repeated themselves since.
+/// How far back a node that starts reads the members topic: all have repeated themselves since.
 const BEFORE: Duration = Duration::from_secs(30);
 /// How often it is told how far standbys are behind.
 const LAG_EVERY: Duration = Duration::from_millis(500);
+/// How often what people see is made anew.
+const SHOW_EVERY: Duration = Duration::from_millis(250);
 
 /// This node's part in the cluster, and what is driven for it.
 pub struct Membership {
     engine: KafkaEngine,
     placed: Arc<Placed>,
-    member: Member,
+    member: Arc<Mutex<Member>>,
     at: TopicPartition,
     reader: Box<dyn Reader>,
     /// Set by appends that have failed.
@@ -43,13 +45,16 @@ pub struct Membership {
     /// Streams of the registry that the member was told of.
     tasks: usize,
     lag_told: Time,
+    shown: Time,
     public: Arc<Public>,
 }
 
 /// What others ask of the membership.
 #[derive(Default)]
 pub(super) struct Public {
-    pub summary: Mutex<Option<Summary>>,
+    pub member: OnceLock<Arc<Mutex<Member>>>,
+    pub summary: Mutex<Option<ClusterView>>,
+    /// It was asked to.
     pub leave: AtomicBool,
     pub left: AtomicBool,
     /// Why it is no member any more.
@@ -62,7 +67,7 @@ impl Membership {
         engine: KafkaEngine,
         placed: Arc<Placed>,
         public: Arc<Public>,
-        member: Member,
+        member: Arc<Mutex<Member>>,
         now: Time,
     ) -> Result<Membership> {
         let shared = &engine.shared;
@@ -75,7 +80,7 @@ impl Membership {
         let signal = public.signal.clone();
         let waker = Arc::new(move || signal.raise());
         let reader = shared.client.reader(&at, Start::Offset(from), AHEAD_BYTES, waker)?;
-        Ok(Membership {
+        let mut membership = Membership {
             engine,
             placed,
             member,
@@ -84,8 +89,12 @@ impl Membership {
             lost: Arc::default(),
             tasks: 0,
             lag_told: Time::MIN,
+            shown: Time::MIN,
             public,
-        })
+        };
+        let member = membership.member.clone();
+        membership.show(&lock(&member), now);
+        Ok(membership)
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -97,42 +106,52 @@ impl Membership {
     /// # Errors
     /// If the members topic cannot be read; another step tries again.
     pub fn step(&mut self, now: Time) -> Result<()> {
-        self.tell_tasks()?;
+        let member = self.member.clone();
+        let mut member = lock(&member);
+        self.tell_tasks(&mut member)?;
         while let Some(piece) = self.reader.poll()? {
             for (offset, record) in piece.iter() {
                 // One that cannot be read is passed over: a later version's, or nobody's.
-                drop(self.member.on_record(offset, record.value.unwrap_or_default(), now));
+                drop(member.on_record(offset, record.value.unwrap_or_default(), now));
             }
         }
         if self.lost.swap(false, Ordering::Relaxed) {
-            self.member.on_lost();
+            member.on_lost();
         }
-        if self.public.leave.load(Ordering::Relaxed) && self.member.state() != State::Leaving {
-            self.member.drain();
+        if self.public.leave.load(Ordering::Relaxed) && member.state() != State::Leaving {
+            member.drain();
         }
         for event in self.placed.events() {
             match event {
-                Event::Opened(task) => self.member.on_opened(&task, now),
-                Event::Output(task) => self.member.on_output(&task, now),
-                Event::Fenced(task) => self.member.on_fenced(&task, now),
-                Event::Released(task) => self.member.on_released(&task, now),
+                Event::Opened(task) => member.on_opened(&task, now),
+                Event::Output(task) => member.on_output(&task, now),
+                Event::Fenced(task) => member.on_fenced(&task, now),
+                Event::Released(task) => member.on_released(&task, now),
             }
         }
-        self.follow(now);
-        for action in self.member.poll(now) {
+        self.follow(&mut member, now);
+        for action in member.poll(now) {
             self.act(action);
         }
-        self.placed.set_current(self.member.is_current(now));
-        *lock(&self.public.summary) = Some(self.member.summary());
+        self.placed.set_current(member.is_current(now));
+        if now >= self.shown + SHOW_EVERY || self.public.left.load(Ordering::Relaxed) {
+            self.show(&member, now);
+        }
         Ok(())
+    }
+
+    fn show(&mut self, member: &Member, now: Time) {
+        self.shown = now;
+        let app = self.shared().names.app().into();
+        *lock(&self.public.summary) = Some(ClusterView { app, ..member.summary(now) });
     }
 
     /// When the next step is due at the latest.
     pub fn next_wake(&self) -> Time {
-        self.member.next_wake()
+        lock(&self.member).next_wake()
     }
 
-    fn tell_tasks(&mut self) -> Result<()> {
+    fn tell_tasks(&mut self, member: &mut Member) -> Result<()> {
         let registry = lock(&self.engine.shared.registry);
         if registry.tasks.len() == self.tasks {
             return Ok(());
@@ -140,11 +159,11 @@ impl Membership {
         self.tasks = registry.tasks.len();
         let names = registry.tasks.iter().map(|t| t.name.as_str());
         let names: Vec<&str> = names.filter(|name| !name.starts_with(OUTSIDE)).collect();
-        self.member.set_tasks(&names)
+        member.set_tasks(&names)
     }
 
     /// Reads on behind the tasks that this node follows.
-    fn follow(&mut self, now: Time) {
+    fn follow(&mut self, member: &mut Member, now: Time) {
         let shared = self.engine.shared.clone();
         for spec in self.placed.unfollowed() {
             let Ok((stage, partition)) = split(&spec.name) else { continue };
@@ -155,7 +174,7 @@ impl Membership {
             drop(begun);
         }
         let tell = now >= self.lag_told + LAG_EVERY;
-        let (member, placed) = (&mut self.member, &self.placed);
+        let placed = &self.placed;
         let registry = lock(&shared.registry);
         let views = lock(&shared.views);
         placed.visit_standbys(|task, tail| -> Result<()> {
@@ -197,12 +216,29 @@ impl Membership {
             Action::StepDown { rejoin } => {
                 self.placed.take_all();
                 if !rejoin {
-                    *lock(&self.public.error) = Some(name_taken(&self.shared().node));
-                    self.public.left.store(true, Ordering::Relaxed);
+                    // Who was asked to leave and was then taken for dead has left, too.
+                    if !self.public.leave.load(Ordering::Relaxed) {
+                        *lock(&self.public.error) = Some(name_taken(&self.shared().node));
+                    }
+                    self.public.left.store(true, Ordering::Release);
                 }
             }
-            Action::Left => self.public.left.store(true, Ordering::Relaxed),
+            Action::Left => self.public.left.store(true, Ordering::Release),
         }
+    }
+}
+
+impl Public {
+    /// Asks the node to hand all over.
+    pub fn ask_to_leave(&self) {
+        self.leave.store(true, Ordering::Relaxed);
+        self.signal.raise();
+    }
+
+    /// Whether it is no member any more.
+    pub fn left(&self) -> Option<Result<()>> {
+        let left = self.left.load(Ordering::Acquire);
+        left.then(|| lock(&self.error).clone().map_or(Ok(()), Err))
     }
 }
 
@@ -223,6 +259,8 @@ pub(super) fn join(
         options.now.ms().unsigned_abs(),
         seed,
     )?;
+    let member = Arc::new(Mutex::new(member));
+    let member = public.member.get_or_init(|| member).clone();
     Membership::new(engine.clone(), placed, public, member, options.now)
 }
 
@@ -230,7 +268,7 @@ pub(super) fn join(
 pub(super) fn name_taken(node: &str) -> Error {
     Error::new(
         millstream_core::Code::InUse,
-        format!("another node of the application is called `{node}`, or it was asked to leave"),
+        format!("another program has joined the application as node `{node}`; this one ends"),
     )
     .help("give each node a name of its own: --name")
 }

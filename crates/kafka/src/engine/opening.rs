@@ -1,13 +1,13 @@
 //! Taking over a task, step by step and without waiting: fence, announce, read, fetch.
 //!
-//! *Why the announcement:* it is a transaction of the new owner in the task's own state. Kafka shows
-//! it to readers only when all before it is decided, so whoever has read it has read everything;
-//! no end of a log has to be guessed. It also counts the opening, durably.
+//! *Why the announcement:* it is a transaction of the new owner in the task's own state. Kafka
+//! shows it to readers only when all before it is decided, so whoever has read it has read
+//! everything; no end of a log has to be guessed. It also counts the opening, durably.
 
 use std::sync::Arc;
 
 use millstream_core::{
-    Result,
+    Code, Error, Result,
     engine::{InputSpec, Lease, Recovered, TaskSpec, Waker},
     turn::TaskId,
 };
@@ -17,8 +17,9 @@ use super::{
     input::Input,
     lease::KafkaLease,
     placed::Hold,
-    shared::Shared,
+    shared::{Shared, lock},
     tail::Tail,
+    topics::STARTS_OVER,
 };
 use crate::client::{Outcome, Record, Records, TopicPartition, Writer};
 
@@ -93,6 +94,7 @@ impl Opening {
                     if !self.tail.reach(&self.nonce)? {
                         return Ok(Some(Advanced::Waits(Box::new(self))));
                     }
+                    self.is_whole()?;
                     self.step = Step::Fetching(self.fetch(waker)?);
                 }
                 Step::Fetching(inputs) => {
@@ -108,6 +110,22 @@ impl Opening {
                 }
             }
         }
+    }
+
+    /// Whether the state is that of the last turn that anybody was told of, which is told only when
+    /// it is committed.
+    fn is_whole(&self) -> Result<()> {
+        let known = lock(&self.shared.views).task(self.task).map_or(0, |t| t.progress.turn);
+        let found = self.tail.turned().progress.turn;
+        if found >= known {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: the task's state ends with turn {found}, and turn {known} was committed; the topic \
+             was deleted, or records were removed from it",
+            self.state
+        );
+        Err(Error::new(Code::Conflict, message).help(STARTS_OVER))
     }
 
     fn fetch(&self, waker: &Waker) -> Result<Vec<Input>> {

@@ -1,7 +1,7 @@
 //! Which tasks this node may have, and what their leases and the membership tell each other.
 //!
-//! *Who decides:* the membership's thread grants and takes back; a task's own steps open and let go.
-//! A task is let go of only by its own step, so nothing of it is under way then.
+//! *Who decides:* the membership's thread grants and takes back; a task's own steps open and let
+//! go, so nothing of a task is under way when it is let go of.
 
 use std::{
     collections::HashMap,
@@ -192,6 +192,12 @@ impl Placed {
         if !self.current.swap(current, Ordering::AcqRel) && current {
             self.wake_all();
         }
+    }
+
+    /// Lets a task look again.
+    pub fn wake(&self, task: &str) {
+        let waker = lock(&self.tasks).get(task).and_then(Local::waker);
+        waker.into_iter().for_each(|wake| wake());
     }
 
     /// Lets all tasks look again.

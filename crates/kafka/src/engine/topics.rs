@@ -42,6 +42,26 @@ fn kept(bytes: Option<u64>) -> Settings {
     ]
 }
 
+/// Whether a topic is there; a broker may not have heard yet of one that must be.
+fn is_there(client: &dyn Client, name: &str) -> Result<bool> {
+    for _ in 0..HEARSAY_TRIES {
+        if client.topic(name)?.is_some() {
+            return Ok(true);
+        }
+        std::thread::sleep(HEARSAY_EVERY);
+    }
+    Ok(client.topic(name)?.is_some())
+}
+
+/// The error of a topic without which others mean nothing, or something else.
+fn deleted(name: &str) -> Error {
+    Error::new(Code::Conflict, format!("topic {name} was deleted")).help(STARTS_OVER)
+}
+
+/// What to do when something of an application is gone.
+pub(super) const STARTS_OVER: &str = "what was in it cannot be made again: delete all topics of \
+    the application to start over, or use another application name (--app)";
+
 /// Makes a topic, or checks the one that is there.
 fn ensure(client: &dyn Client, name: &str, partitions: u32, settings: Settings) -> Result<()> {
     let common = [
@@ -101,8 +121,14 @@ fn matters(key: &str) -> bool {
 
 /// The topics that every application has.
 pub(super) fn common(client: &dyn Client, names: &super::names::Names) -> Result<()> {
-    ensure(client, &names.registry(), 1, kept(None))?;
-    ensure(client, &names.progress(), 1, compacted())
+    // The registry is made first.
+    let (registry, progress) = (names.registry(), names.progress());
+    let began = client.topic(&registry)?.is_some() || client.topic(&progress)?.is_none();
+    if !began && !is_there(client, &registry)? {
+        return Err(deleted(&registry));
+    }
+    ensure(client, &registry, 1, kept(None))?;
+    ensure(client, &progress, 1, compacted())
 }
 
 /// Where nodes find each other; an hour of it is more than any node reads.
@@ -115,8 +141,16 @@ pub(super) fn members(client: &dyn Client, names: &super::names::Names) -> Resul
     ensure(client, &names.members(), 1, settings)
 }
 
-/// A stream's topic.
-pub(super) fn stream(client: &dyn Client, name: &str, spec: &StreamSpec) -> Result<()> {
+/// A stream's topic; of a stream that is `known`, it was made before.
+pub(super) fn stream(
+    client: &dyn Client,
+    name: &str,
+    spec: &StreamSpec,
+    known: bool,
+) -> Result<()> {
+    if known && !is_there(client, name)? {
+        return Err(deleted(name));
+    }
     let retain = Some(spec.retain_bytes / u64::from(spec.partitions));
     let retain = retain.filter(|_| i64::try_from(spec.retain_bytes).is_ok());
     ensure(client, name, spec.partitions, kept(retain))

@@ -88,7 +88,13 @@ impl Upkeep {
                 let (Some(id), Some(turned)) = (id, turned) else {
                     return Err(foreign(&self.at, offset));
                 };
-                lock(&self.shared().views).update(TaskId(id), turned);
+                let shared = self.shared();
+                let ended = turned.has_ended();
+                let later = lock(&shared.views).update(TaskId(id), turned);
+                if let (true, true, Some(placed)) = (later, ended, &shared.placed) {
+                    let name = lock(&shared.registry).task(TaskId(id)).map(|t| t.name.clone());
+                    name.iter().for_each(|name| placed.wake(name));
+                }
                 self.next = offset + 1;
             }
         }
@@ -107,8 +113,10 @@ impl Upkeep {
         }
         drop(views);
         if !records.is_empty() {
-            let shared = self.shared().clone();
+            // Not held: whoever drops it last must not be a thread of the client's.
+            let shared = Arc::downgrade(self.shared());
             let again = move |told: Result<u64>| {
+                let Some(shared) = shared.upgrade() else { return };
                 if told.is_err() {
                     lock(&shared.views).fresh.extend(&fresh);
                 }
@@ -271,8 +279,7 @@ impl Threads {
 
     /// Lets other nodes take over all tasks. Whether they have, within `wait`.
     pub fn leave(&self, wait: Duration) -> bool {
-        self.public.leave.store(true, Ordering::Relaxed);
-        self.public.signal.raise();
+        self.public.ask_to_leave();
         // Clock: whoever asks is no task.
         let begun = std::time::Instant::now();
         loop {

@@ -13,7 +13,7 @@ use millstream_core::{
 use super::{
     codec::{Appended, Turned},
     names::split,
-    registry::{Registry, Stream},
+    registry::{Registry, Stream, Task},
 };
 
 /// Tasks whose names begin so are nodes that append from outside of any flow.
@@ -65,6 +65,16 @@ impl Views {
         // Of the frame at the position, these rows were read.
         let rows = arrived.rows() + u64::from(progress.position.row);
         Some((progress, rows + arrived.before, arrived.bytes))
+    }
+
+    /// Rows in a task's inputs that it has not read.
+    pub fn unread(&self, task: &Task) -> u64 {
+        let unread = |(n, at): (usize, &InputSpec)| {
+            let appended = self.appended.get(at).map_or(0, |sum| sum.0);
+            let read = self.consumer(task.id, n).map_or(0, |(_, rows, _)| rows);
+            appended.saturating_sub(read)
+        };
+        task.inputs.iter().enumerate().map(unread).sum()
     }
 
     /// The oldest record of a partition that anybody may still read; `None` if that is not known.

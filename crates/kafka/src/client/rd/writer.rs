@@ -25,6 +25,11 @@ use crate::client::{Outcome, Records, Writer};
 
 /// How long librdkafka waits in one call; then we look whether the writer is still wanted.
 const CALL: Duration = Duration::from_millis(500);
+/// So while it is to be seen soon that a taking over came too early.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often we look so; then it is left to librdkafka, which is in no haste: the brokers may be in
+/// trouble.
+const LOOKS_MAX: u32 = 50;
 /// After this long the outcome of a commit counts as unknown: Kafka has given it up by then.
 const COMMIT_MAX: Duration = Duration::from_secs(12);
 /// How often a transaction that was aborted is tried again.
@@ -36,15 +41,22 @@ const STACK_BYTES: usize = 256 << 10;
 #[derive(Clone)]
 struct Watch {
     context: Context,
+    /// The end of a transaction may have been sent more than once.
     disturbed: Arc<AtomicBool>,
     failed: Arc<Mutex<Option<KafkaError>>>,
 }
 
 impl ClientContext for Watch {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+    /// librdkafka sends the end of a transaction again when its connection is lost, and tells
+    /// nobody but its debug log.
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        let answered = message.contains("EndTxn returned") && message.contains("NO_ERROR");
+        if facility == "ENDTXN" && !answered {
+            self.disturbed.store(true, Ordering::Relaxed);
+        }
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.disturbed.store(true, Ordering::Relaxed);
         self.context.error(error, reason);
     }
 }
@@ -158,18 +170,25 @@ impl Writer for RdWriter {
 fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
     let watch = Watch { context, disturbed: Arc::default(), failed: Arc::default() };
     let timeout = TRANSACTION_TIMEOUT.as_millis().to_string();
-    let config = properties.producer(&[
+    let mut config = properties.producer(&[
         ("transactional.id", id),
+        // For `Watch::log`.
+        ("debug", "eos"),
         ("transaction.timeout.ms", &timeout),
         // Whatever waits is sent by flushing; till then it gathers.
         ("linger.ms", "50"),
         ("delivery.report.only.error", "true"),
     ]);
-    let producer: Transactional = match config.create_with_context(watch.clone()) {
-        Ok(producer) => producer,
-        Err(e) => return shared.say(Outcome::Refused(error("making a producer", &e))),
+    config.set_log_level(RDKafkaLogLevel::Debug);
+    let make = || -> Result<Transactional> {
+        config.create_with_context(watch.clone()).map_err(|e| error("making a producer", &e))
     };
-    let mut told = take_over(shared, &producer, id);
+    let producer = match take_over(shared, make, id) {
+        Ok(Some(producer)) => producer,
+        Ok(None) => return,
+        Err(outcome) => return shared.say(outcome),
+    };
+    let mut told = Some(Outcome::Ready);
     while let Some(outcome) = told {
         let end = !matches!(outcome, Outcome::Ready | Outcome::Committed);
         shared.say(outcome);
@@ -199,22 +218,36 @@ fn lock_out(shared: &Shared) {
 }
 
 /// Fences whoever had the id. Goes on until the brokers answer; `None` if nobody wants it any more.
-fn take_over(shared: &Shared, producer: &Transactional, id: &str) -> Option<Outcome> {
-    loop {
-        if shared.is_closed() {
-            return None;
-        }
-        let failed = match producer.init_transactions(CALL) {
-            Ok(()) => return Some(Outcome::Ready),
-            Err(failed) => failed,
-        };
-        producer.poll(Duration::ZERO);
+///
+/// While the transaction of the one before is being ended, the brokers answer that it is too
+/// early, and librdkafka asks again after 500 ms, whatever is set. Another producer asks at once.
+/// The first one is gone by then, threads and connections: having been answered, it has sent
+/// nothing since, and can fence nobody later.
+fn take_over(
+    shared: &Shared,
+    make: impl Fn() -> Result<Transactional>,
+    id: &str,
+) -> Result<Option<Transactional>, Outcome> {
+    let mut producer = make().map_err(Outcome::Refused)?;
+    let mut looks = LOOKS_MAX;
+    while !shared.is_closed() {
+        let hasty = looks > 0;
+        looks = looks.saturating_sub(1);
+        let ready = producer.init_transactions(if hasty { LOOK } else { CALL });
+        hear(&producer);
+        let Err(failed) = ready else { return Ok(Some(producer)) };
         match &failed {
-            KafkaError::Transaction(e) if e.is_fatal() => return Some(ending(e, &failed, id)),
-            KafkaError::Transaction(e) if e.is_retriable() => {}
-            _ => return Some(Outcome::Refused(error(&format!("taking over {id}"), &failed))),
+            KafkaError::Transaction(e) if e.is_fatal() => return Err(ending(e, &failed, id)),
+            KafkaError::Transaction(e) if e.is_retriable() => {
+                if e.code() == RDKafkaErrorCode::ConcurrentTransactions && hasty {
+                    drop(producer);
+                    producer = make().map_err(Outcome::Refused)?;
+                }
+            }
+            _ => return Err(Outcome::Refused(error(&format!("taking over {id}"), &failed))),
         }
     }
+    Ok(None)
 }
 
 /// What a fatal error means.
@@ -236,7 +269,7 @@ enum Stop {
 fn commit(producer: &Transactional, watch: &Watch, records: &Records) -> Outcome {
     let mut last = None;
     for _ in 0..TRIES {
-        let begun = producer.begin_transaction().map_err(|e| stopped(producer, &e));
+        let begun = producer.begin_transaction().map_err(|e| stopped(producer, watch, &e));
         let sent = begun.and_then(|()| send(producer, watch, records));
         match sent {
             Ok(()) => return finish(producer, watch),
@@ -269,26 +302,26 @@ fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<()
             if e.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull)
                 || Instant::now() > deadline
             {
-                return Err(stopped(producer, &e));
+                return Err(stopped(producer, watch, &e));
             }
             flush(producer, Duration::from_millis(10));
             message = back;
         }
     }
     while !flush(producer, CALL) {
-        producer.poll(Duration::ZERO);
+        hear(producer);
         if lock(&watch.failed).is_some() || Instant::now() > deadline {
             break;
         }
     }
-    producer.poll(Duration::ZERO);
+    hear(producer);
     match lock(&watch.failed).take() {
-        Some(e) => Err(stopped(producer, &e)),
+        Some(e) => Err(stopped(producer, watch, &e)),
         None => Ok(()),
     }
 }
 
-/// Waits until nothing is on its way, at most `wait`. `BaseProducer::flush` would look every 100 ms.
+/// Waits until nothing is on its way, at most `wait`; `BaseProducer::flush` looks every 100 ms.
 #[expect(unsafe_code, reason = "rdkafka has no flush that returns as soon as it is done")]
 fn flush(producer: &Transactional, wait: Duration) -> bool {
     // SAFETY: the pointer is that of a live client, borrowed for the call; librdkafka's functions
@@ -297,8 +330,16 @@ fn flush(producer: &Transactional, wait: Duration) -> bool {
     code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 
+/// Takes in all that librdkafka has to say: `BaseProducer::poll` takes one thing at a time.
+fn hear(producer: &Transactional) {
+    // Counts messages that are on their way too, which makes it more than enough.
+    for _ in 0..producer.in_flight_count() {
+        producer.poll(Duration::ZERO);
+    }
+}
+
 /// Ends a transaction that cannot be committed.
-fn stopped(producer: &Transactional, e: &KafkaError) -> Stop {
+fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError) -> Stop {
     if let KafkaError::Transaction(inner) = e
         && inner.is_fatal()
     {
@@ -311,29 +352,39 @@ fn stopped(producer: &Transactional, e: &KafkaError) -> Stop {
             _ => Outcome::Refused(error("writing", &KafkaError::Global(code))),
         });
     }
+    hear(producer);
+    watch.disturbed.store(false, Ordering::Relaxed);
     let deadline = Instant::now() + COMMIT_MAX;
     loop {
-        match producer.abort_transaction(CALL) {
+        let aborted = producer.abort_transaction(CALL);
+        hear(producer);
+        match aborted {
+            // An end that comes late would cut the next attempt in two.
+            Ok(()) if watch.disturbed.load(Ordering::Relaxed) => {
+                return Stop::End(Outcome::Unknown);
+            }
             Ok(()) => return Stop::Again(error("writing a turn", e)),
             Err(KafkaError::Transaction(inner)) if inner.is_fatal() => {
                 return Stop::End(ending(&inner, e, "a task"));
             }
             Err(_) if Instant::now() > deadline => return Stop::End(Outcome::Unknown),
-            Err(_) => producer.poll(Duration::ZERO),
+            Err(_) => watch.disturbed.store(true, Ordering::Relaxed),
         }
     }
 }
 
 /// Commits what was sent.
 fn finish(producer: &Transactional, watch: &Watch) -> Outcome {
+    hear(producer);
     watch.disturbed.store(false, Ordering::Relaxed);
     let deadline = Instant::now() + COMMIT_MAX;
     loop {
-        let failed = match producer.commit_transaction(CALL) {
+        let committed = producer.commit_transaction(CALL);
+        hear(producer);
+        let failed = match committed {
             Ok(()) => return Outcome::Committed,
             Err(failed) => failed,
         };
-        producer.poll(Duration::ZERO);
         match &failed {
             KafkaError::Transaction(e) if e.is_fatal() => {
                 return match ending(e, &failed, "a task") {
