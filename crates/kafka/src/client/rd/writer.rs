@@ -280,8 +280,13 @@ fn commit(producer: &Transactional, watch: &Watch, records: &Records) -> Outcome
             Err(Stop::End(outcome)) => return outcome,
         }
     }
-    // The brokers are there and refuse it, or they are not: the task is opened again either way.
-    last.filter(|e| !e.code().retry()).map_or(Outcome::Unknown, Outcome::Refused)
+    last.map_or(Outcome::Unknown, given_up)
+}
+
+/// What is told of a transaction that was aborted and is not tried again: the brokers are there and
+/// refuse it, or something on the way fails and a new writer may have more luck.
+fn given_up(error: Error) -> Outcome {
+    if error.code().retry() { Outcome::Unknown } else { Outcome::Refused(error) }
 }
 
 /// Sends everything and waits until all of it is acknowledged.
@@ -359,11 +364,14 @@ fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError) -> Stop {
         let aborted = producer.abort_transaction(CALL);
         hear(producer);
         match aborted {
-            // An end that comes late would cut the next attempt in two.
-            Ok(()) if watch.disturbed.load(Ordering::Relaxed) => {
-                return Stop::End(Outcome::Unknown);
+            Ok(()) => {
+                let error = error("writing a turn", e);
+                // An end that comes late would cut the next attempt in two.
+                return match watch.disturbed.load(Ordering::Relaxed) {
+                    true => Stop::End(given_up(error)),
+                    false => Stop::Again(error),
+                };
             }
-            Ok(()) => return Stop::Again(error("writing a turn", e)),
             Err(KafkaError::Transaction(inner)) if inner.is_fatal() => {
                 return Stop::End(ending(&inner, e, "a task"));
             }
