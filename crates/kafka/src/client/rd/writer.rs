@@ -14,7 +14,7 @@ use rdkafka::{
     ClientContext,
     bindings::rd_kafka_flush,
     config::RDKafkaLogLevel,
-    error::{KafkaError, RDKafkaError, RDKafkaErrorCode},
+    error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
     types::RDKafkaRespErr,
@@ -41,6 +41,7 @@ const STACK_BYTES: usize = 256 << 10;
 #[derive(Clone)]
 struct Watch {
     context: Context,
+    id: Arc<str>,
     /// The end of a transaction may have been sent more than once.
     disturbed: Arc<AtomicBool>,
     failed: Arc<Mutex<Option<KafkaError>>>,
@@ -94,14 +95,22 @@ struct State {
     dead: bool,
 }
 
+impl State {
+    /// Decides everything that follows as lost.
+    fn lock_out(&mut self) {
+        self.dead = true;
+        let left = std::mem::take(&mut self.jobs).len();
+        self.outcomes.extend(std::iter::repeat_n(Outcome::Fenced, left));
+    }
+}
+
 impl Shared {
     fn say(&self, outcome: Outcome) {
         let mut state = lock(&self.state);
-        state.dead |= !matches!(outcome, Outcome::Ready | Outcome::Committed);
+        let end = !matches!(outcome, Outcome::Ready | Outcome::Committed);
         state.outcomes.push_back(outcome);
-        if state.dead {
-            let left = std::mem::take(&mut state.jobs).len();
-            state.outcomes.extend(std::iter::repeat_n(Outcome::Fenced, left));
+        if end {
+            state.lock_out();
         }
         drop(state);
         (self.waker)();
@@ -168,7 +177,8 @@ impl Writer for RdWriter {
 }
 
 fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
-    let watch = Watch { context, disturbed: Arc::default(), failed: Arc::default() };
+    let (disturbed, failed) = Default::default();
+    let watch = Watch { context, id: id.into(), disturbed, failed };
     let timeout = TRANSACTION_TIMEOUT.as_millis().to_string();
     let mut config = properties.producer(&[
         ("transactional.id", id),
@@ -202,19 +212,10 @@ fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
             // The commit may have been sent twice, and the second one may arrive during a later
             // transaction (KAFKA-17754). A new writer's epoch keeps it out.
             shared.say(Outcome::Committed);
-            return lock_out(shared);
+            lock(&shared.state).lock_out();
+            return (shared.waker)();
         }
     }
-}
-
-/// Decides everything that follows as lost.
-fn lock_out(shared: &Shared) {
-    let mut state = lock(&shared.state);
-    state.dead = true;
-    let left = std::mem::take(&mut state.jobs).len();
-    state.outcomes.extend(std::iter::repeat_n(Outcome::Fenced, left));
-    drop(state);
-    (shared.waker)();
 }
 
 /// Fences whoever had the id. Goes on until the brokers answer; `None` if nobody wants it any more.
@@ -237,7 +238,7 @@ fn take_over(
         hear(&producer);
         let Err(failed) = ready else { return Ok(Some(producer)) };
         match &failed {
-            KafkaError::Transaction(e) if e.is_fatal() => return Err(ending(e, &failed, id)),
+            KafkaError::Transaction(e) if e.is_fatal() => return Err(ending(e.code(), &failed, id)),
             KafkaError::Transaction(e) if e.is_retriable() => {
                 if e.code() == RDKafkaErrorCode::ConcurrentTransactions && hasty {
                     drop(producer);
@@ -251,9 +252,9 @@ fn take_over(
 }
 
 /// What a fatal error means.
-fn ending(e: &RDKafkaError, failed: &KafkaError, id: &str) -> Outcome {
+fn ending(code: RDKafkaErrorCode, failed: &KafkaError, id: &str) -> Outcome {
     use RDKafkaErrorCode as K;
-    match e.code() {
+    match code {
         K::Fenced | K::ProducerFenced | K::InvalidProducerEpoch => Outcome::Fenced,
         _ => Outcome::Refused(error(&format!("writing as {id}"), failed)),
     }
@@ -348,14 +349,10 @@ fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError) -> Stop {
     if let KafkaError::Transaction(inner) = e
         && inner.is_fatal()
     {
-        return Stop::End(ending(inner, e, "a task"));
+        return Stop::End(ending(inner.code(), e, &watch.id));
     }
     if let Some((code, _)) = producer.client().fatal_error() {
-        use RDKafkaErrorCode as K;
-        return Stop::End(match code {
-            K::Fenced | K::ProducerFenced | K::InvalidProducerEpoch => Outcome::Fenced,
-            _ => Outcome::Refused(error("writing", &KafkaError::Global(code))),
-        });
+        return Stop::End(ending(code, &KafkaError::Global(code), &watch.id));
     }
     hear(producer);
     watch.disturbed.store(false, Ordering::Relaxed);
@@ -373,7 +370,7 @@ fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError) -> Stop {
                 };
             }
             Err(KafkaError::Transaction(inner)) if inner.is_fatal() => {
-                return Stop::End(ending(&inner, e, "a task"));
+                return Stop::End(ending(inner.code(), e, &watch.id));
             }
             Err(_) if Instant::now() > deadline => return Stop::End(Outcome::Unknown),
             Err(_) => watch.disturbed.store(true, Ordering::Relaxed),
@@ -395,7 +392,7 @@ fn finish(producer: &Transactional, watch: &Watch) -> Outcome {
         };
         match &failed {
             KafkaError::Transaction(e) if e.is_fatal() => {
-                return match ending(e, &failed, "a task") {
+                return match ending(e.code(), &failed, &watch.id) {
                     Outcome::Fenced => Outcome::Fenced,
                     _ => Outcome::Unknown,
                 };
