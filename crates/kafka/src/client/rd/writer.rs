@@ -47,6 +47,16 @@ struct Watch {
     failed: Arc<Mutex<Option<KafkaError>>>,
 }
 
+impl Watch {
+    /// A call has ended before the transaction has. One whose time is up has sent nothing again,
+    /// and the next call waits on; what librdkafka sends again meanwhile, its log tells.
+    fn call_ended(&self, code: RDKafkaErrorCode) {
+        if code != RDKafkaErrorCode::OperationTimedOut {
+            self.disturbed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 impl ClientContext for Watch {
     /// librdkafka sends the end of a transaction again when its connection is lost, and tells
     /// nobody but its debug log.
@@ -373,6 +383,7 @@ fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError) -> Stop {
                 return Stop::End(ending(inner.code(), e, &watch.id));
             }
             Err(_) if Instant::now() > deadline => return Stop::End(Outcome::Unknown),
+            Err(KafkaError::Transaction(inner)) => watch.call_ended(inner.code()),
             Err(_) => watch.disturbed.store(true, Ordering::Relaxed),
         }
     }
@@ -398,7 +409,7 @@ fn finish(producer: &Transactional, watch: &Watch) -> Outcome {
                 };
             }
             KafkaError::Transaction(e) if e.is_retriable() && Instant::now() < deadline => {
-                watch.disturbed.store(true, Ordering::Relaxed);
+                watch.call_ended(e.code());
             }
             // Also where librdkafka would have it aborted: the broker may have committed it.
             _ => return Outcome::Unknown,
