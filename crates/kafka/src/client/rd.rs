@@ -203,8 +203,7 @@ impl RdClient {
         let context = Context::default();
         let make = |e: KafkaError| Error::new(Code::Plan, format!("kafka: {}", words(&e)));
         let admin = properties.with(&[]).create_with_context(context.clone()).map_err(make)?;
-        let asking =
-            properties.consumer(&[]).create_with_context(context.clone()).map_err(make)?;
+        let asking = properties.consumer(&[]).create_with_context(context.clone()).map_err(make)?;
         Ok(Arc::new(RdClient {
             fetchers: Fetchers::new(properties.clone(), context.clone()),
             appender: Appender::new(&properties, context.clone()).map_err(make)?,

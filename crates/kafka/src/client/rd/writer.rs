@@ -248,7 +248,9 @@ fn take_over(
         hear(&producer);
         let Err(failed) = ready else { return Ok(Some(producer)) };
         match &failed {
-            KafkaError::Transaction(e) if e.is_fatal() => return Err(ending(e.code(), &failed, id)),
+            KafkaError::Transaction(e) if e.is_fatal() => {
+                return Err(ending(e.code(), &failed, id));
+            }
             KafkaError::Transaction(e) if e.is_retriable() => {
                 if e.code() == RDKafkaErrorCode::ConcurrentTransactions && hasty {
                     drop(producer);
