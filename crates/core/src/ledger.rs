@@ -153,6 +153,21 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Adds what the task `flow/stage/number` has counted; what it has sent is added to `sent`,
+    /// since the stream's edge has other terms, too.
+    pub fn count(&mut self, task: &str, counters: &TaskCounters, sent: &mut Sent) {
+        let stage = task.rsplit_once('/').map_or(task, |(stage, _)| stage);
+        if let Some(source) = &counters.source {
+            self.sources.entry(stage.into()).or_default().add(source);
+        }
+        for (operator, counters) in &counters.operators {
+            self.operators.entry(format!("{stage}/{operator}")).or_default().add(counters);
+        }
+        for (stream, rows) in &counters.sent {
+            *sent.entry(*stream).or_default() += rows;
+        }
+    }
+
     /// The lines that do not balance, as a person reads them; empty if all is accounted for.
     pub fn violations(&self) -> Vec<String> {
         let sources = self.sources.iter().filter(|(_, c)| !c.balanced()).map(|(name, c)| {

@@ -212,11 +212,7 @@ impl KafkaEngine {
 
 impl Engine for KafkaEngine {
     fn create_stream(&self, spec: &StreamSpec) -> Result<StreamId> {
-        if !(1..=1024).contains(&spec.partitions) {
-            let (name, n) = (&spec.name, spec.partitions);
-            let message = format!("stream {name} with {n} partitions; 1 to 1024 are possible");
-            return Err(Error::new(Code::Limit, message));
-        }
+        spec.check()?;
         let find = || {
             self.shared.pump()?;
             let registry = lock(&self.shared.registry);

@@ -31,8 +31,6 @@ pub const ENVIRONMENT: &str = "MILLSTREAM_KAFKA_";
 const CONFIG: &str = "config";
 /// The ending of an option whose value is in a file.
 const FILE: &str = ".file";
-/// A file with a token of OAUTHBEARER; ours, not librdkafka's.
-const TOKEN_FILE: &str = "sasl.oauthbearer.token.file";
 
 /// How to reach a cluster. See the [module](self).
 #[derive(Clone, PartialEq, Eq)]
@@ -152,7 +150,7 @@ impl Options {
     /// # Errors
     /// [`Code::Input`] if it is one that must stay as it is, naming why.
     pub fn with(mut self, name: &str, value: &str) -> Result<Options> {
-        let file = name.strip_suffix(FILE).filter(|_| name != TOKEN_FILE);
+        let file = name.strip_suffix(FILE);
         let base = known::name(file.unwrap_or(name));
         if let Some(why) = known::refused(base) {
             return Err(Error::new(Code::Input, format!("the option {base} cannot be set: {why}"))
@@ -172,15 +170,6 @@ impl Options {
         &self.brokers
     }
 
-    /// A file that holds a token of OAUTHBEARER, if one is named: the client reads it whenever
-    /// Kafka asks for a token.
-    pub fn token_file(&self) -> Option<PathBuf> {
-        match self.values.get(TOKEN_FILE)? {
-            Value::Plain(path) => Some(path.into()),
-            _ => None,
-        }
-    }
-
     /// Everything as librdkafka's settings. Files of secrets are read now.
     ///
     /// # Errors
@@ -188,9 +177,6 @@ impl Options {
     pub fn properties(&self) -> Result<Vec<(String, String)>> {
         let mut found = vec![("bootstrap.servers".to_string(), self.brokers.clone())];
         for (name, value) in &self.values {
-            if name == TOKEN_FILE {
-                continue;
-            }
             let value = match value {
                 Value::Plain(text) | Value::Secret(text) => text.clone(),
                 Value::File(path) => {
@@ -246,12 +232,13 @@ impl Options {
         let mechanism = self.text("sasl.mechanism").unwrap_or_default();
         let needed: &[&str] = match mechanism {
             "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512" => &["sasl.username", "sasl.password"],
-            "OAUTHBEARER" if self.values.contains_key(TOKEN_FILE) => &[],
-            "OAUTHBEARER" => &[
-                "sasl.oauthbearer.client.id",
-                "sasl.oauthbearer.client.secret",
-                "sasl.oauthbearer.token.endpoint.url",
-            ],
+            "OAUTHBEARER" => {
+                let message = "sasl.mechanism OAUTHBEARER: tokens cannot be handed to Kafka yet";
+                return Err(Error::new(Code::Input, message).help(format!(
+                    "possible: {}, or a certificate of your own with TLS",
+                    known::MECHANISMS.join(", ")
+                )));
+            }
             other => return Err(one_of("sasl.mechanism", other, &known::MECHANISMS)),
         };
         match needed.iter().find(|name| !self.values.contains_key(**name)) {

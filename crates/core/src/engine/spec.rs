@@ -1,9 +1,26 @@
 //! Streams as they are stored and compared.
 
 use super::{InputSpec, StreamSpec, TaskSpec};
-use crate::{Code, Error};
+use crate::{Code, Error, Result};
+
+/// How many partitions a stream can have.
+const PARTITIONS_MAX: u32 = 1024;
 
 impl StreamSpec {
+    /// Whether there can be such a stream.
+    ///
+    /// # Errors
+    /// [`Code::Limit`] if it has no partition or too many.
+    pub fn check(&self) -> Result<()> {
+        if (1..=PARTITIONS_MAX).contains(&self.partitions) {
+            return Ok(());
+        }
+        let (name, n) = (&self.name, self.partitions);
+        let message =
+            format!("stream {name} with {n} partitions; 1 to {PARTITIONS_MAX} are possible");
+        Err(Error::new(Code::Limit, message))
+    }
+
     /// The error of this stream being asked for as something that it is not.
     pub fn conflict(&self, asked: &StreamSpec) -> Error {
         let differs = |spec: &StreamSpec| match () {

@@ -433,13 +433,10 @@ fn what_is_refused_is_never_seen(subject: &Subject) {
     for at in [&a, &b] {
         assert_eq!(subject.reader(at, Start::Earliest).read(1)[0].1, "fine");
     }
-    // A client that is not sure may say so: it is not committed either way.
     let mut missing = subject.ready("missing");
-    let nowhere = TopicPartition::new(&*a.topic, 7);
-    missing.writer.submit(records(&[(&a, "refused"), (&nowhere, "x")]));
+    missing.writer.submit(records(&[(&a, "refused"), (&TopicPartition::new(&*a.topic, 7), "x")]));
     let outcome = missing.outcome();
-    let known = matches!(outcome, Outcome::Refused(_) | Outcome::Unknown);
-    assert!(known, "there is no partition 7: {outcome:?}");
+    assert!(matches!(outcome, Outcome::Refused(_)), "there is no partition 7: {outcome:?}");
     writer.commit(records(&[(&a, "more")]));
     let _decides = subject.ready("missing");
     eventually("the mark is written", || (subject.all(&a).len() == 2).then_some(()));

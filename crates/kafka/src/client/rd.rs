@@ -58,13 +58,16 @@ pub struct RdClient {
     admin: AdminClient<Context>,
     /// Asks about offsets; reads nothing.
     asking: Mutex<Arc<BaseConsumer<Context>>>,
-    group: String,
     fetchers: Fetchers,
     appender: Appender,
 }
 
 /// librdkafka's settings.
-pub(super) struct Properties(Vec<(String, String)>);
+pub(super) struct Properties {
+    given: Vec<(String, String)>,
+    /// What reading counts as.
+    group: String,
+}
 
 impl Properties {
     /// A configuration with these settings and more.
@@ -83,7 +86,7 @@ impl Properties {
         for (key, value) in ours.iter().chain(more) {
             config.set(*key, *value);
         }
-        for (key, value) in &self.0 {
+        for (key, value) in &self.given {
             config.set(key, value);
         }
         config.set_log_level(RDKafkaLogLevel::Critical);
@@ -103,9 +106,9 @@ impl Properties {
         self.with(&[&ours[..], more].concat())
     }
 
-    fn consumer(&self, group: &str, more: &[(&str, &str)]) -> ClientConfig {
+    fn consumer(&self, more: &[(&str, &str)]) -> ClientConfig {
         let ours = [
-            ("group.id", group),
+            ("group.id", self.group.as_str()),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
             ("isolation.level", "read_committed"),
@@ -196,20 +199,18 @@ impl RdClient {
     /// # Errors
     /// If a property is none of librdkafka's, or a thread cannot be started.
     pub fn connect(properties: Vec<(String, String)>, group: &str) -> Result<Arc<RdClient>> {
-        let properties = Arc::new(Properties(properties));
+        let properties = Arc::new(Properties { given: properties, group: group.into() });
         let context = Context::default();
         let make = |e: KafkaError| Error::new(Code::Plan, format!("kafka: {}", words(&e)));
         let admin = properties.with(&[]).create_with_context(context.clone()).map_err(make)?;
-        let asking =
-            properties.consumer(group, &[]).create_with_context(context.clone()).map_err(make)?;
+        let asking = properties.consumer(&[]).create_with_context(context.clone()).map_err(make)?;
         Ok(Arc::new(RdClient {
-            fetchers: Fetchers::new(properties.clone(), context.clone(), group),
+            fetchers: Fetchers::new(properties.clone(), context.clone()),
             appender: Appender::new(&properties, context.clone()).map_err(make)?,
             properties,
             context,
             admin,
             asking: Mutex::new(Arc::new(asking)),
-            group: group.into(),
         }))
     }
 
@@ -262,7 +263,7 @@ impl RdClient {
             }
             tries += 1;
             std::thread::sleep(HEARSAY_EVERY);
-            let new = self.properties.consumer(&self.group, &[]);
+            let new = self.properties.consumer(&[]);
             *lock(&self.asking) = Arc::new(new.create_with_context(self.context.clone())?);
         }
     }
@@ -405,7 +406,8 @@ impl Client for RdClient {
 
     fn mirror(&self, group: &str, offsets: &[(TopicPartition, u64)]) -> Result<()> {
         let what = || format!("noting offsets of group {group}");
-        let made = self.properties.consumer(group, &[]).create_with_context(self.context.clone());
+        let properties = self.properties.consumer(&[("group.id", group)]);
+        let made = properties.create_with_context(self.context.clone());
         let consumer: BaseConsumer<Context> = made.map_err(|e| error(&what(), &e))?;
         let list = list(offsets)?;
         consumer.commit(&list, CommitMode::Sync).map_err(|e| error(&what(), &e))

@@ -6,13 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use millstream_core::{
     engine::{Backlog, InputSpec},
-    ledger::{EdgeLine, Ledger, StreamLine},
+    ledger::{EdgeLine, Ledger, Sent, StreamLine},
     turn::{InputProgress, StreamId, TaskId},
 };
 
 use super::{
     codec::{Appended, Turned},
-    names::split,
     registry::{Registry, Stream, Task},
 };
 
@@ -106,21 +105,11 @@ impl Views {
 
     pub fn ledger(&self, registry: &Registry) -> Ledger {
         let mut ledger = Ledger::default();
-        let mut edges: BTreeMap<StreamId, EdgeLine> = BTreeMap::new();
+        let mut sent = Sent::new();
         let mut outside: BTreeMap<StreamId, (u64, u64)> = BTreeMap::new();
         for task in &registry.tasks {
             let Some(turned) = self.tasks.get(&task.id) else { continue };
-            let counters = &turned.progress.counters;
-            let stage = split(&task.name).map_or(task.name.as_str(), |(stage, _)| stage);
-            if let Some(source) = &counters.source {
-                ledger.sources.entry(stage.into()).or_default().add(source);
-            }
-            for (operator, counters) in &counters.operators {
-                ledger.operators.entry(format!("{stage}/{operator}")).or_default().add(counters);
-            }
-            for (stream, rows) in &counters.sent {
-                edges.entry(*stream).or_default().sent += rows;
-            }
+            ledger.count(&task.name, &turned.progress.counters, &mut sent);
             for a in &turned.appended {
                 let (all, from_outside) = outside.entry(a.stream).or_default();
                 *all += a.rows;
@@ -135,11 +124,11 @@ impl Views {
                 ledger.streams.push(self.line(task.id, n, input, stream, &task.name));
             }
         }
-        for (id, line) in edges {
+        for (id, sent) in sent {
             let Some(stream) = registry.stream(id) else { continue };
             let (appended, outside) = outside.get(&id).copied().unwrap_or_default();
             let stream = stream.spec.name.clone();
-            ledger.edges.push(EdgeLine { stream, outside, appended, ..line });
+            ledger.edges.push(EdgeLine { stream, sent, outside, appended });
         }
         ledger
     }

@@ -3,7 +3,7 @@
 /// How a connection is secured.
 pub(super) const PROTOCOL: &str = "security.protocol";
 pub(super) const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
-pub(super) const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
+pub(super) const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
 const ONCE: &str = "nothing is lost and nothing comes twice because of it";
 const OURS: &str = "offsets are kept with the turns, not in consumer groups";

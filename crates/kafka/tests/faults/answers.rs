@@ -1,5 +1,7 @@
 //! Answers that are lost, and requests that come late.
 
+use std::time::Duration;
+
 use millstream_brokers::{Api, Brokers, DEADLINE, Links, or_skip};
 use millstream_core::engine::Settlement;
 
@@ -85,6 +87,27 @@ fn a_commit_that_comes_after_it_was_given_up_decides_nothing() {
     next.release(DEADLINE);
     assert_eq!(owner.settled(ticket), Settlement::Ok);
     owner.run(2);
+    scene.verdict(6);
+}
+
+/// Only one that was sent twice is.
+#[test]
+#[ignore = "minutes on real brokers; see docs/testing.md"]
+fn a_commit_that_takes_long_is_no_reason_for_another_writer() {
+    let brokers = or_skip!(Brokers::shared());
+    let scene = Scene::new(brokers, "end-slow");
+    let [node] = brokers.nodes();
+    let running = scene.node(node.bootstrap());
+    let mut owner = Owner::open(&running);
+    owner.run(3);
+    // Longer than one call of librdkafka's waits for it.
+    node.delay(Duration::ZERO, Duration::from_millis(1500));
+    for _ in 0..2 {
+        let ticket = owner.commit();
+        assert_eq!(owner.settled(ticket), Settlement::Ok);
+    }
+    node.delay(Duration::ZERO, Duration::ZERO);
+    owner.run(1);
     scene.verdict(6);
 }
 

@@ -141,15 +141,7 @@ impl EmbeddedEngine {
 
 impl Engine for EmbeddedEngine {
     fn create_stream(&self, spec: &StreamSpec) -> Result<StreamId> {
-        if !(1..=1024).contains(&spec.partitions) {
-            return Err(Error::new(
-                Code::Limit,
-                format!(
-                    "stream {} with {} partitions; 1 to 1024 are possible",
-                    spec.name, spec.partitions
-                ),
-            ));
-        }
+        spec.check()?;
         let mut record = Record::new(Kind::Stream, spec, Vec::new())?;
         let mut inner = self.shared.lock();
         if let Some(id) = inner.state.stream_ids.get(&spec.name).copied() {

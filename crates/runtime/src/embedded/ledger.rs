@@ -11,11 +11,6 @@ use super::{
     stream::Partition,
 };
 
-/// `flow/stage` of a task called `flow/stage/partition`.
-fn stage(task: &str) -> &str {
-    task.rsplit_once('/').map_or(task, |(stage, _)| stage)
-}
-
 fn progress(task: &Task, input: usize) -> InputProgress {
     task.progress.inputs.get(input).cloned().unwrap_or_default()
 }
@@ -24,16 +19,7 @@ pub(super) fn ledger(state: &State) -> Ledger {
     let mut ledger = Ledger::default();
     let mut sent = Sent::new();
     for task in &state.tasks {
-        let stage = stage(&task.name);
-        if let Some(source) = &task.progress.counters.source {
-            ledger.sources.entry(stage.into()).or_default().add(source);
-        }
-        for (operator, counters) in &task.progress.counters.operators {
-            ledger.operators.entry(format!("{stage}/{operator}")).or_default().add(counters);
-        }
-        for (stream, rows) in &task.progress.counters.sent {
-            *sent.entry(*stream).or_default() += rows;
-        }
+        ledger.count(&task.name, &task.progress.counters, &mut sent);
         for (at, input) in task.inputs.iter().enumerate() {
             let Some(stream) = state.streams.get(input.stream.0 as usize) else { continue };
             let Some(part) = stream.partitions.get(input.partition as usize) else { continue };

@@ -32,7 +32,6 @@ const AHEAD_KBYTES: &str = "32768";
 pub(super) struct Fetchers {
     properties: Arc<Properties>,
     context: Context,
-    group: String,
     all: Mutex<Vec<Arc<Fetcher>>>,
 }
 
@@ -68,8 +67,8 @@ struct Contents {
 }
 
 impl Fetchers {
-    pub fn new(properties: Arc<Properties>, context: Context, group: &str) -> Fetchers {
-        Fetchers { properties, context, group: group.into(), all: Mutex::default() }
+    pub fn new(properties: Arc<Properties>, context: Context) -> Fetchers {
+        Fetchers { properties, context, all: Mutex::default() }
     }
 
     pub fn reader(
@@ -106,16 +105,13 @@ impl Fetchers {
                 return Ok(fetcher.clone());
             }
         }
-        let config = self.properties.consumer(
-            &self.group,
-            &[
-                ("fetch.wait.max.ms", "50"),
-                ("fetch.queue.backoff.ms", "5"),
-                ("fetch.error.backoff.ms", "20"),
-                ("queued.max.messages.kbytes", AHEAD_KBYTES),
-                ("receive.message.max.bytes", "200000000"),
-            ],
-        );
+        let config = self.properties.consumer(&[
+            ("fetch.wait.max.ms", "50"),
+            ("fetch.queue.backoff.ms", "5"),
+            ("fetch.error.backoff.ms", "20"),
+            ("queued.max.messages.kbytes", AHEAD_KBYTES),
+            ("receive.message.max.bytes", "200000000"),
+        ]);
         let consumer = config
             .create_with_context(self.context.clone())
             .map_err(|e| error("making a consumer", &e))?;
@@ -255,7 +251,7 @@ pub(super) fn read(
 ) -> Result<Option<Fetched>> {
     let what = || format!("reading {at}");
     let more = [("enable.partition.eof", "true"), ("fetch.wait.max.ms", "10")];
-    let config = properties.consumer("millstream", &more);
+    let config = properties.consumer(&more);
     let consumer: BaseConsumer<Context> =
         config.create_with_context(context).map_err(|e| error(&what(), &e))?;
     let mut list = TopicPartitionList::new();

@@ -14,7 +14,7 @@ use rdkafka::{
     ClientContext,
     bindings::rd_kafka_flush,
     config::RDKafkaLogLevel,
-    error::{KafkaError, RDKafkaError, RDKafkaErrorCode},
+    error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
     types::RDKafkaRespErr,
@@ -41,9 +41,20 @@ const STACK_BYTES: usize = 256 << 10;
 #[derive(Clone)]
 struct Watch {
     context: Context,
+    id: Arc<str>,
     /// The end of a transaction may have been sent more than once.
     disturbed: Arc<AtomicBool>,
     failed: Arc<Mutex<Option<KafkaError>>>,
+}
+
+impl Watch {
+    /// A call has ended before the transaction has. One whose time is up has sent nothing again,
+    /// and the next call waits on; what librdkafka sends again meanwhile, its log tells.
+    fn call_ended(&self, code: RDKafkaErrorCode) {
+        if code != RDKafkaErrorCode::OperationTimedOut {
+            self.disturbed.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl ClientContext for Watch {
@@ -94,14 +105,22 @@ struct State {
     dead: bool,
 }
 
+impl State {
+    /// Decides everything that follows as lost.
+    fn lock_out(&mut self) {
+        self.dead = true;
+        let left = std::mem::take(&mut self.jobs).len();
+        self.outcomes.extend(std::iter::repeat_n(Outcome::Fenced, left));
+    }
+}
+
 impl Shared {
     fn say(&self, outcome: Outcome) {
         let mut state = lock(&self.state);
-        state.dead |= !matches!(outcome, Outcome::Ready | Outcome::Committed);
+        let end = !matches!(outcome, Outcome::Ready | Outcome::Committed);
         state.outcomes.push_back(outcome);
-        if state.dead {
-            let left = std::mem::take(&mut state.jobs).len();
-            state.outcomes.extend(std::iter::repeat_n(Outcome::Fenced, left));
+        if end {
+            state.lock_out();
         }
         drop(state);
         (self.waker)();
@@ -168,7 +187,8 @@ impl Writer for RdWriter {
 }
 
 fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
-    let watch = Watch { context, disturbed: Arc::default(), failed: Arc::default() };
+    let (disturbed, failed) = Default::default();
+    let watch = Watch { context, id: id.into(), disturbed, failed };
     let timeout = TRANSACTION_TIMEOUT.as_millis().to_string();
     let mut config = properties.producer(&[
         ("transactional.id", id),
@@ -202,19 +222,10 @@ fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
             // The commit may have been sent twice, and the second one may arrive during a later
             // transaction (KAFKA-17754). A new writer's epoch keeps it out.
             shared.say(Outcome::Committed);
-            return lock_out(shared);
+            lock(&shared.state).lock_out();
+            return (shared.waker)();
         }
     }
-}
-
-/// Decides everything that follows as lost.
-fn lock_out(shared: &Shared) {
-    let mut state = lock(&shared.state);
-    state.dead = true;
-    let left = std::mem::take(&mut state.jobs).len();
-    state.outcomes.extend(std::iter::repeat_n(Outcome::Fenced, left));
-    drop(state);
-    (shared.waker)();
 }
 
 /// Fences whoever had the id. Goes on until the brokers answer; `None` if nobody wants it any more.
@@ -237,7 +248,9 @@ fn take_over(
         hear(&producer);
         let Err(failed) = ready else { return Ok(Some(producer)) };
         match &failed {
-            KafkaError::Transaction(e) if e.is_fatal() => return Err(ending(e, &failed, id)),
+            KafkaError::Transaction(e) if e.is_fatal() => {
+                return Err(ending(e.code(), &failed, id));
+            }
             KafkaError::Transaction(e) if e.is_retriable() => {
                 if e.code() == RDKafkaErrorCode::ConcurrentTransactions && hasty {
                     drop(producer);
@@ -251,9 +264,9 @@ fn take_over(
 }
 
 /// What a fatal error means.
-fn ending(e: &RDKafkaError, failed: &KafkaError, id: &str) -> Outcome {
+fn ending(code: RDKafkaErrorCode, failed: &KafkaError, id: &str) -> Outcome {
     use RDKafkaErrorCode as K;
-    match e.code() {
+    match code {
         K::Fenced | K::ProducerFenced | K::InvalidProducerEpoch => Outcome::Fenced,
         _ => Outcome::Refused(error(&format!("writing as {id}"), failed)),
     }
@@ -280,8 +293,13 @@ fn commit(producer: &Transactional, watch: &Watch, records: &Records) -> Outcome
             Err(Stop::End(outcome)) => return outcome,
         }
     }
-    // The brokers are there and refuse it, or they are not: the task is opened again either way.
-    last.filter(|e| !e.code().retry()).map_or(Outcome::Unknown, Outcome::Refused)
+    last.map_or(Outcome::Unknown, given_up)
+}
+
+/// What is told of a transaction that was aborted and is not tried again: the brokers are there and
+/// refuse it, or something on the way fails and a new writer may have more luck.
+fn given_up(error: Error) -> Outcome {
+    if error.code().retry() { Outcome::Unknown } else { Outcome::Refused(error) }
 }
 
 /// Sends everything and waits until all of it is acknowledged.
@@ -343,14 +361,10 @@ fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError) -> Stop {
     if let KafkaError::Transaction(inner) = e
         && inner.is_fatal()
     {
-        return Stop::End(ending(inner, e, "a task"));
+        return Stop::End(ending(inner.code(), e, &watch.id));
     }
     if let Some((code, _)) = producer.client().fatal_error() {
-        use RDKafkaErrorCode as K;
-        return Stop::End(match code {
-            K::Fenced | K::ProducerFenced | K::InvalidProducerEpoch => Outcome::Fenced,
-            _ => Outcome::Refused(error("writing", &KafkaError::Global(code))),
-        });
+        return Stop::End(ending(code, &KafkaError::Global(code), &watch.id));
     }
     hear(producer);
     watch.disturbed.store(false, Ordering::Relaxed);
@@ -359,15 +373,19 @@ fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError) -> Stop {
         let aborted = producer.abort_transaction(CALL);
         hear(producer);
         match aborted {
-            // An end that comes late would cut the next attempt in two.
-            Ok(()) if watch.disturbed.load(Ordering::Relaxed) => {
-                return Stop::End(Outcome::Unknown);
+            Ok(()) => {
+                let error = error("writing a turn", e);
+                // An end that comes late would cut the next attempt in two.
+                return match watch.disturbed.load(Ordering::Relaxed) {
+                    true => Stop::End(given_up(error)),
+                    false => Stop::Again(error),
+                };
             }
-            Ok(()) => return Stop::Again(error("writing a turn", e)),
             Err(KafkaError::Transaction(inner)) if inner.is_fatal() => {
-                return Stop::End(ending(&inner, e, "a task"));
+                return Stop::End(ending(inner.code(), e, &watch.id));
             }
             Err(_) if Instant::now() > deadline => return Stop::End(Outcome::Unknown),
+            Err(KafkaError::Transaction(inner)) => watch.call_ended(inner.code()),
             Err(_) => watch.disturbed.store(true, Ordering::Relaxed),
         }
     }
@@ -387,13 +405,13 @@ fn finish(producer: &Transactional, watch: &Watch) -> Outcome {
         };
         match &failed {
             KafkaError::Transaction(e) if e.is_fatal() => {
-                return match ending(e, &failed, "a task") {
+                return match ending(e.code(), &failed, &watch.id) {
                     Outcome::Fenced => Outcome::Fenced,
                     _ => Outcome::Unknown,
                 };
             }
             KafkaError::Transaction(e) if e.is_retriable() && Instant::now() < deadline => {
-                watch.disturbed.store(true, Ordering::Relaxed);
+                watch.call_ended(e.code());
             }
             // Also where librdkafka would have it aborted: the broker may have committed it.
             _ => return Outcome::Unknown,
