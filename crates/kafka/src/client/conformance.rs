@@ -56,6 +56,10 @@ pub const CHECKS: &[Check] = &[
     ("records_are_deleted_up_to_an_offset", records_are_deleted_up_to_an_offset),
     ("an_offset_is_found_by_time", an_offset_is_found_by_time),
     ("a_reader_holds_a_bounded_amount", a_reader_holds_a_bounded_amount),
+    (
+        "a_reader_that_was_full_is_followed_by_another",
+        a_reader_that_was_full_is_followed_by_another,
+    ),
     ("readers_are_woken", readers_are_woken),
     ("an_offset_is_mirrored", an_offset_is_mirrored),
 ];
@@ -653,6 +657,20 @@ fn a_reader_holds_a_bounded_amount(subject: &Subject) {
     // A bound below one record lets one through.
     let mut reader = subject.reader_of(&at, Start::Earliest, 1);
     assert!((0..5).all(|_| !reader.piece().is_empty()));
+}
+
+fn a_reader_that_was_full_is_followed_by_another(subject: &Subject) {
+    let at = subject.partition("t");
+    let value = String::from_utf8(vec![b'v'; 1_000]).unwrap();
+    let mut writer = subject.ready("w");
+    writer.commit(records(&vec![(&at, value.as_str()); 100]));
+    for _ in 0..5 {
+        let full = subject.reader_of(&at, Start::Earliest, 1_000);
+        full.bell
+            .wait("a reader that is full", || (*full.bell.0.0.lock().unwrap() > 0).then_some(()));
+        drop(full);
+    }
+    assert_eq!(subject.all(&at).len(), 100);
 }
 
 fn readers_are_woken(subject: &Subject) {

@@ -40,6 +40,7 @@ struct Fetcher {
     consumer: BaseConsumer<Context>,
     properties: Arc<Properties>,
     context: Context,
+    /// Also held while what is read no more leaves the consumer.
     routes: Mutex<Routes>,
     stop: AtomicBool,
 }
@@ -86,9 +87,14 @@ impl Fetchers {
         let inbox = Arc::new(Inbox { at: at.clone(), bytes_max, waker, state });
         let fetcher = self.take_in(&inbox)?;
         let mut list = TopicPartitionList::new();
-        let assigned = list
-            .add_partition_offset(&at.topic, at.partition as i32, start.into())
-            .and_then(|()| fetcher.consumer.incremental_assign(&list));
+        let assigned = {
+            // Held so that nothing pauses it between the two.
+            let _state = lock(&inbox.state);
+            list.add_partition_offset(&at.topic, at.partition as i32, start.into())
+                .and_then(|()| fetcher.consumer.incremental_assign(&list))
+                // librdkafka remembers that the reader before this one had it paused.
+                .and_then(|()| fetcher.consumer.resume(&list))
+        };
         let reader = RdReader { fetcher, inbox };
         assigned.map_err(|e| error(&format!("reading {at}"), &e))?;
         Ok(Box::new(reader))
@@ -192,6 +198,25 @@ impl Fetcher {
         });
     }
 
+    /// From the oldest record on, once more: what was the oldest was removed before it came, and
+    /// librdkafka has stopped there.
+    fn begin_again(&self, inbox: &Arc<Inbox>) {
+        let routes = lock(&self.routes);
+        let of = |at: &TopicPartition| routes.get(&at.topic)?.get(&at.partition);
+        if !of(&inbox.at).is_some_and(|now| Arc::ptr_eq(now, inbox)) {
+            return; // Nobody reads it any more.
+        }
+        let mut list = TopicPartitionList::new();
+        let again = list
+            .add_partition_offset(&inbox.at.topic, inbox.at.partition as i32, Offset::Beginning)
+            .and_then(|()| self.consumer.incremental_unassign(&list))
+            .and_then(|()| self.consumer.incremental_assign(&list));
+        if let Err(e) = again {
+            lock(&inbox.state).error = Some(error(&format!("reading {}", inbox.at), &e));
+            (inbox.waker)();
+        }
+    }
+
     /// Some partition cannot be read: finds out which.
     fn look_around(&self, e: &KafkaError) {
         use RDKafkaErrorCode as K;
@@ -211,7 +236,11 @@ impl Fetcher {
             let mut state = lock(&inbox.state);
             let next = state.next;
             let error = match found {
-                Ok(_) if !state.begun => continue,
+                Ok(_) if !state.begun => {
+                    drop(state);
+                    self.begin_again(&inbox);
+                    continue;
+                }
                 Ok((low, _)) if next < low.max(0) as u64 => Error::new(
                     Code::Limit,
                     format!("{}: record {next} was removed; the oldest is {low}", inbox.at),
@@ -331,9 +360,9 @@ impl Drop for RdReader {
         let at = &self.inbox.at;
         let mut list = TopicPartitionList::new();
         list.add_partition(&at.topic, at.partition as i32);
+        let mut routes = lock(&self.fetcher.routes);
         // First the consumer: what it still delivers goes to an inbox that nobody reads.
         drop(self.fetcher.consumer.incremental_unassign(&list));
-        let mut routes = lock(&self.fetcher.routes);
         if let Some(topic) = routes.get_mut(&at.topic) {
             topic.remove(&at.partition);
             if topic.is_empty() {
