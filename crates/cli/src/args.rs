@@ -83,6 +83,8 @@ pub enum Command {
     /// Many nodes that share the work of an application through Kafka
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Move what a node's directory holds to Kafka, for many nodes to go on with
+    Migrate(Migrate),
     /// The node of the demo
     #[command(hide = true)]
     DemoNode(DemoNode),
@@ -164,6 +166,20 @@ pub enum Cluster {
         #[arg(value_name = "NODE")]
         name: String,
     },
+}
+
+/// What is moved, and where to.
+#[derive(Debug, Group)]
+pub struct Migrate {
+    /// The directory of a node that does not run; it stays as it is
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// The brokers
+    #[arg(long, value_name = "kafka://HOST:PORT,...")]
+    pub to: String,
+    /// The application that goes on with it; there must be nothing of it yet
+    #[arg(long, value_name = "NAME")]
+    pub app: String,
 }
 
 /// How the demo runs.
