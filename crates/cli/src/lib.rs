@@ -22,8 +22,10 @@ pub fn run() -> ExitCode {
     let args = Args::read();
     let mut say = Say::new(&args);
     let done = match &args.command {
+        Command::Demo(options) if options.cluster => demo::cluster::run(options, &args, &mut say),
         Command::Demo(options) => demo::run(options, &args, &mut say),
-        Command::DemoNode(options) => demo::node::run(options),
+        Command::DemoNode(options) => demo::node::run(|| demo::node::start(options)),
+        Command::DemoMember(options) => demo::cluster::member(options),
         Command::Migrate(options) => migrate::run(options, &mut say),
         question => ask::ask(question, &args, &mut say),
     };

@@ -1,4 +1,5 @@
-//! What one engine has is moved to Kafka, on brokers in memory: nothing is lost, and the books go on.
+//! What one engine has is moved to Kafka, on brokers in memory: nothing is lost, and the books go
+//! on.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -129,7 +130,7 @@ fn everything_goes_on_where_it_stopped() {
     let moved = take_over(from.engine.as_ref(), &rest(&from), &options(1), client.clone()).unwrap();
     assert_eq!((moved.streams, moved.partitions, moved.tasks), (3, 4, 3));
     assert_eq!((moved.keys, moved.state_bytes), (2, 4));
-    // The counter needs no more of the first two frames, and the other partition is kept for nobody.
+    // The counter needs no more of the first two frames; the other partition is kept for nobody.
     let letters = from.engine.streams()[2].clone();
     let kept = letters.frames[0].end - letters.frames[0].start;
     assert_eq!((moved.frames, moved.rows), (1 + 1 + kept, 2 + 3 + kept));
