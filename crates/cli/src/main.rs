@@ -1,27 +1,5 @@
-//! The `millstream` binary: says what the libraries know, and nothing of its own.
-//!
-//! *Streams:* results on stdout, everything else on stderr.
-//! *Exit codes:* 0 ok · 1 a flow failed or the ledger is unbalanced · 2 usage · 3 plan or
-//! input is wrong · 4 node or engine cannot be reached · 130 stopped by a second Ctrl-C.
+//! The `millstream` binary.
 
-mod args;
-mod ask;
-mod cluster;
-mod demo;
-mod say;
-
-use std::process::ExitCode;
-
-use args::{Args, Command};
-use say::Say;
-
-fn main() -> ExitCode {
-    let args = Args::read();
-    let mut say = Say::new(&args);
-    let done = match &args.command {
-        Command::Demo(options) => demo::run(options, &args, &mut say),
-        Command::DemoNode(options) => demo::node::run(options),
-        question => ask::ask(question, &args, &mut say),
-    };
-    done.unwrap_or_else(|error| say.error(&error))
+fn main() -> std::process::ExitCode {
+    millstream_cli::run()
 }

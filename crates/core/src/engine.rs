@@ -10,6 +10,7 @@
 //! - A commit to an internal stream is never refused; see [`Engine::backlog`] for back-pressure.
 
 mod cluster;
+mod rest;
 mod spec;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
 
 pub use self::cluster::{ClusterView, NodeState, NodeView, StandbyView, Takeover, TaskView, alone};
+pub use self::rest::{AtRest, Moved, PartitionAtRest, StreamAtRest, TaskAtRest};
 use crate::{
     Error, Frame, Result,
     ledger::Ledger,

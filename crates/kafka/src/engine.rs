@@ -18,6 +18,7 @@ mod codec;
 mod input;
 mod lease;
 mod membership;
+mod moving;
 pub mod names;
 mod opening;
 mod outside;
@@ -53,10 +54,11 @@ use self::{
     placed::{Asked, Hold, Placed},
     registry::{Registry, Stream},
     shared::{Shared, Signal, lock},
-    views::OUTSIDE,
+    views::is_of_a_flow,
 };
 pub use self::{
     membership::Membership,
+    moving::take_over,
     upkeep::{Threads, Trimmer, Upkeep, clock},
 };
 use crate::{
@@ -119,6 +121,11 @@ impl KafkaEngine {
     /// # Errors
     /// If Kafka cannot be reached, or the topics are not what they should be.
     pub fn connect(options: &Options, client: Arc<dyn Client>) -> Result<Connected> {
+        KafkaEngine::connect_to(options, client, false)
+    }
+
+    /// As [`KafkaEngine::connect`]; whoever moves data there looks at it before it is whole.
+    fn connect_to(options: &Options, client: Arc<dyn Client>, is_mover: bool) -> Result<Connected> {
         let names = Names::new(&options.app)?;
         topics::common(client.as_ref(), &names)?;
         let signal = Arc::new(Signal::default());
@@ -142,6 +149,9 @@ impl KafkaEngine {
             engine.shared.pump()?;
             Ok(lock(&engine.shared.registry).next >= lines && upkeep.has_heard(told)?)
         })?;
+        if !is_mover {
+            lock(&engine.shared.registry).is_whole()?;
+        }
         let trimmer = Trimmer::new(engine.shared.clone());
         let member = options.member.as_ref().zip(placed);
         let membership = member
@@ -216,6 +226,7 @@ impl Engine for KafkaEngine {
         let find = || {
             self.shared.pump()?;
             let registry = lock(&self.shared.registry);
+            registry.is_whole()?;
             registry.stream_called(&spec.name).map_or(Ok(None), |stream| {
                 if stream.spec != *spec {
                     Err(stream.spec.conflict(spec))
@@ -357,7 +368,7 @@ impl Engine for KafkaEngine {
     fn tasks(&self) -> Vec<(String, TaskId, Progress)> {
         let registry = lock(&self.shared.registry);
         let views = lock(&self.shared.views);
-        let flows = registry.tasks.iter().filter(|task| !task.name.starts_with(OUTSIDE));
+        let flows = registry.tasks.iter().filter(|task| is_of_a_flow(&task.name));
         let progress = |id| views.task(id).map(|t| t.progress.clone()).unwrap_or_default();
         flows.map(|task| (task.name.clone(), task.id, progress(task.id))).collect()
     }

@@ -2,11 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use millstream_core::{Code, Error, Result, engine::Engine};
+use millstream_core::{
+    Code, Error, Result,
+    engine::{AtRest, Engine, Moved},
+};
 use millstream_kafka::{
     Options as Kafka,
     client::rd::RdClient,
-    engine::{KafkaEngine, MemberOptions, Options, Threads, clock},
+    engine::{self, KafkaEngine, MemberOptions, Options, Threads, clock},
 };
 
 /// Which Kafka, which application, and who this is.
@@ -41,6 +44,13 @@ impl Cluster {
         let options = Options { app, node, incarnation: incarnation(), member: Some(member) };
         let connected = KafkaEngine::connect(&options, client)?;
         Ok((Arc::new(connected.engine.clone()), Threads::start(connected)?))
+    }
+
+    /// Begins the application with what another engine has.
+    pub fn take_over(&self, from: &dyn Engine, rest: &AtRest) -> Result<Moved> {
+        let (app, node) = (self.app.clone(), self.node.clone());
+        let options = Options { app, node, incarnation: incarnation(), member: None };
+        engine::take_over(from, rest, &options, self.client()?)
     }
 
     /// A client of its Kafka.

@@ -52,6 +52,7 @@ mod drive;
 mod flow;
 mod host;
 mod inspect;
+mod migrate;
 mod node;
 mod options;
 mod place;
@@ -67,6 +68,7 @@ mod window;
 pub use flow::{Checked, Flow, PARTITIONS};
 pub use host::{OnError, ProcessOptions};
 pub use inspect::{ProcessState, TimerState, process_state};
+pub use migrate::migrate;
 pub use millstream_core::{
     self as core, Error, Time,
     connector::{Guarantee, Sink, Source},

@@ -48,8 +48,7 @@ impl Node {
     /// application `app`; `name` is its own and unique there.
     ///
     /// # Errors
-    /// If the address is none.
-    #[cfg(feature = "kafka")]
+    /// If the address is none, or this program was built without the feature `kafka`.
     pub fn kafka(address: &str, app: &str, name: &str) -> Result<Node> {
         Ok(Node::at(Place::named(address, Some(app), Some(name))?))
     }

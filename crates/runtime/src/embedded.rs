@@ -44,7 +44,7 @@ mod threads;
 pub use commit::{Committer, Progress};
 pub use compact::Compactor;
 pub use engine::{EmbeddedEngine, Opened};
-pub use lock::{DirLock, dir_holder, holder_http, open_dir, open_read_only};
+pub use lock::{DirLock, dir_holder, holder_http, open_at_rest, open_dir, open_read_only};
 pub use options::{Durability, Options};
 pub use threads::Threads;
 

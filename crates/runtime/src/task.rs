@@ -18,7 +18,7 @@ mod exchange;
 mod input;
 mod live;
 mod pace;
-mod sink;
+pub mod sink;
 mod source;
 
 use std::{

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::OnceLock, time::Instant};
 
-use millstream::{io::Paced, prelude::*};
+use millstream::{Sink, io::Paced, prelude::*};
 
 /// How far out of order departures come: the file is in the order of what happened.
 pub const DELAY: Duration = Duration::from_secs(2 * 3600);
@@ -42,14 +42,14 @@ impl Process for Aircraft {
     }
 }
 
-/// `flights.csv -> key_by tailnum -> process aircraft -> alerts.jsonl`
-pub fn flow(csv: &Path, alerts: &Path, rate: u64) -> Flow {
+/// `flights.csv -> key_by tailnum -> process aircraft -> alerts`
+pub fn flow(csv: &Path, alerts: impl Sink + 'static, rate: u64) -> Flow {
     Flow::new("departures")
         .source("flights", Paced::new(CsvFile::open(csv), rate))
         .event_time("sched_dep", DELAY)
         .key_by("tailnum")
         .process::<Aircraft>("aircraft", OnError::DeadLetter)
-        .sink("alerts", JsonLinesFile::create(alerts))
+        .sink("alerts", alerts)
 }
 
 /// What is injected, and how fast the process is back: the only lines here that are no flow.

@@ -27,7 +27,7 @@ use super::{
 };
 
 /// How long the node may take to answer after it was started, or to stop.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is looked at meanwhile.
 pub const AGAIN: Duration = Duration::from_millis(1);
 
@@ -73,23 +73,29 @@ impl NodeCommand {
         if let Some(plan) = &self.panic_at {
             command.args(["--panic-at", &plan.line.to_string(), &plan.key]);
         }
-        // A process group of its own: Ctrl-C is for the heart, which then stops the node.
-        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.env_remove("MILLSTREAM_NODE").env_remove("MILLSTREAM_DATA");
-        let mut child = command.spawn().map_err(cannot)?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(Error::new(Code::Bug, "a child without pipes"));
-        };
-        // Bounded by what a node says: one line for its one panic, or one that it does not start.
-        let (said, received) = mpsc::channel();
-        std::thread::spawn(move || {
-            let lines = BufReader::new(stdout).lines().map_while(std::result::Result::ok);
-            lines
-                .filter_map(|line| serde_json::from_str(&line).ok())
-                .all(|line| said.send(line).is_ok());
-        });
-        Ok((child, stdin, received))
+        spawn(&mut command)
     }
+}
+
+/// Starts a node; what it says comes out of the channel.
+pub fn spawn(command: &mut Command) -> Result<(Child, ChildStdin, mpsc::Receiver<Said>)> {
+    let cannot = |e: std::io::Error| Error::io("cannot start the node", &e);
+    // A process group of its own: Ctrl-C is for the heart, which then stops the node.
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.env_remove("MILLSTREAM_NODE").env_remove("MILLSTREAM_DATA");
+    let mut child = command.spawn().map_err(cannot)?;
+    let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(Error::new(Code::Bug, "a child without pipes"));
+    };
+    // Bounded by what a node says: one line for its one panic, or one that it does not start.
+    let (said, received) = mpsc::channel();
+    std::thread::spawn(move || {
+        let lines = BufReader::new(stdout).lines().map_while(std::result::Result::ok);
+        lines
+            .filter_map(|line| serde_json::from_str(&line).ok())
+            .all(|line| said.send(line).is_ok());
+    });
+    Ok((child, stdin, received))
 }
 
 impl Heart {
@@ -191,7 +197,7 @@ impl Heart {
             return Err(
                 match self.said.iter().find_map(|said| match said {
                     Said::Failed(why) => Some(Error::from(why)),
-                    Said::Resumed { .. } => None,
+                    Said::Resumed { .. } | Said::Listens { .. } => None,
                 }) {
                     Some(why) => why,
                     None => {

@@ -2,7 +2,7 @@
 
 use std::{io::Read, process::ExitCode, time::Duration};
 
-use millstream::{Node, Running};
+use millstream::{Node, Running, io::JsonLinesFile};
 use millstream_core::{Code, Result};
 use millstream_io::http::ErrorBody;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,11 @@ pub enum Said {
         /// Departures that it then remembered.
         departures: u32,
     },
+    /// Where a node of many can be asked.
+    Listens {
+        /// As `host:port`.
+        address: String,
+    },
     /// Why it does not start. The heart says it to people, once, and ends as that error does.
     Failed(ErrorBody),
 }
@@ -39,8 +44,8 @@ impl Said {
 
 /// Runs until the heart closes the pipe, then drains if told to, and stops. The exit code says
 /// whether all was worked off.
-pub fn run(args: &DemoNode) -> Result<ExitCode> {
-    let running = match start(args) {
+pub fn run(start: impl FnOnce() -> Result<Running>) -> Result<ExitCode> {
+    let running = match start() {
         Ok(running) => running,
         Err(e) => {
             Said::Failed(ErrorBody::from(&e)).say();
@@ -55,7 +60,8 @@ pub fn run(args: &DemoNode) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!drained)))
 }
 
-fn start(args: &DemoNode) -> Result<Running> {
+/// Starts the node, and its flow.
+pub fn start(args: &DemoNode) -> Result<Running> {
     if let Some([line, key]) = args.panic_at.as_deref() {
         let line = line.parse().unwrap_or_default();
         fault::inject(fault::Plan { line, key: key.clone() });
@@ -65,6 +71,7 @@ fn start(args: &DemoNode) -> Result<Running> {
         Err(e) if e.code() == Code::InUse && args.or_any_port => start("127.0.0.1:0")?,
         other => other?,
     };
-    running.deploy(&flow(&args.csv, &args.dir.join("alerts.jsonl"), args.rate))?;
+    let alerts = JsonLinesFile::create(args.dir.join("alerts.jsonl"));
+    running.deploy(&flow(&args.csv, alerts, args.rate))?;
     Ok(running)
 }

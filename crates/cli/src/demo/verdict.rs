@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
+    path::Path,
     process::ExitCode,
 };
 
@@ -45,8 +45,13 @@ struct Verdict {
 }
 
 /// Compares, prints, and says so in the exit code.
-pub fn verdict(plan: &Plan, watched: &Watched, say: &mut Say) -> Result<ExitCode> {
-    let target = Target::find(None, Some(&plan.dir))?;
+pub fn verdict(
+    plan: &Plan,
+    watched: &Watched,
+    target: &Target,
+    alerts: &[Alert],
+    say: &mut Say,
+) -> Result<ExitCode> {
     let expected = &plan.expected;
     let mut v = Verdict {
         seed: plan.seed,
@@ -56,11 +61,10 @@ pub fn verdict(plan: &Plan, watched: &Watched, say: &mut Say) -> Result<ExitCode
         seconds: watched.seconds,
         ..Verdict::default()
     };
-    let alerts = alerts(plan.dir.join("alerts.jsonl"))?;
     (v.alerts_expected, v.alerts_found) = (expected.alerts.len(), alerts.len());
-    (v.alerts_missing, v.alerts_twice) = compare(&expected.alerts, &alerts);
-    states(plan, &target, &mut v)?;
-    dead(plan, &target, &mut v)?;
+    (v.alerts_missing, v.alerts_twice) = compare(&expected.alerts, alerts);
+    states(plan, target, &mut v)?;
+    dead(plan, target, &mut v)?;
     let ledger = target.ledger()?;
     let lines = books(&ledger, &mut v);
     v.ok = v.killed
@@ -94,7 +98,6 @@ pub fn verdict(plan: &Plan, watched: &Watched, say: &mut Say) -> Result<ExitCode
     if say.json {
         say.result(&v, |_| {})?;
     }
-    next(&target, say)?;
     Ok(ExitCode::from(u8::from(!v.ok)))
 }
 
@@ -113,7 +116,8 @@ fn violations(ledger: &LedgerView, plan: &Plan, v: &Verdict, say: &mut Say) {
     say.remark("");
 }
 
-fn next(target: &Target, say: &mut Say) -> Result<()> {
+/// What can be asked of what is left.
+pub fn next(target: &Target, say: &mut Say) -> Result<()> {
     let (key, _) = VICTIM;
     let letters = target.dead(Some("departures"), Some(1), usize::MAX)?;
     let crash = letters.iter().find(|l| !l.key.is_empty()).or(letters.last()).map_or(1, |l| l.n);
@@ -124,9 +128,15 @@ fn next(target: &Target, say: &mut Say) -> Result<()> {
     Ok(())
 }
 
-fn alerts(path: PathBuf) -> Result<Vec<Alert>> {
-    let text = fs::read_to_string(&path).map_err(|e| Error::io(path.display(), &e))?;
-    let alert = |line: &str| {
+/// The alerts in a file.
+pub fn alerts(path: &Path) -> Result<Vec<Alert>> {
+    let text = fs::read_to_string(path).map_err(|e| Error::io(path.display(), &e))?;
+    text.lines().map(|line| alert(line).map_err(|e| e.at(path.display()))).collect()
+}
+
+/// An alert as it was written.
+pub fn alert(line: &str) -> Result<Alert> {
+    let alert = || {
         let row: Value = serde_json::from_str(line).ok()?;
         Some((
             row["tailnum"].as_str()?.to_string(),
@@ -134,10 +144,7 @@ fn alerts(path: PathBuf) -> Result<Vec<Alert>> {
             row["flight"].as_i64()?,
         ))
     };
-    let alerts = text.lines().map(|line| {
-        alert(line).ok_or_else(|| Error::corrupt(format!("{}: {line}", path.display())))
-    });
-    alerts.collect()
+    alert().ok_or_else(|| Error::corrupt(line))
 }
 
 /// How many of `expected` are missing, and how many were found too often.

@@ -76,7 +76,16 @@ impl Arrived {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Line {
     Stream(millstream_core::engine::StreamSpec),
-    Task { name: String, inputs: Vec<millstream_core::engine::InputSpec> },
+    Task {
+        name: String,
+        inputs: Vec<millstream_core::engine::InputSpec>,
+    },
+    /// What another engine has is moved here from now on, by who names itself so.
+    Moving {
+        by: u64,
+    },
+    /// All of that is here.
+    Whole,
 }
 
 /// What a record of a task's state says.

@@ -17,7 +17,7 @@ use super::{
     placed::{Event, Placed},
     shared::{Shared, Signal, lock},
     tail::Tail,
-    views::OUTSIDE,
+    views::is_of_a_flow,
 };
 use crate::{
     client::{Reader, Record, Records, Start, TopicPartition},
@@ -158,7 +158,7 @@ impl Membership {
         }
         self.tasks = registry.tasks.len();
         let names = registry.tasks.iter().map(|t| t.name.as_str());
-        let names: Vec<&str> = names.filter(|name| !name.starts_with(OUTSIDE)).collect();
+        let names: Vec<&str> = names.filter(|name| is_of_a_flow(name)).collect();
         member.set_tasks(&names)
     }
 

@@ -11,7 +11,10 @@ use millstream_core::{
     turn::{StreamId, TaskId},
 };
 
-use super::codec::{Line, foreign, unpack};
+use super::{
+    codec::{Line, foreign, unpack},
+    moving::begun,
+};
 use crate::client::{Reader, TopicPartition};
 
 /// A stream that exists.
@@ -43,6 +46,8 @@ pub(super) struct Registry {
     pub tasks: Vec<Task>,
     task_ids: HashMap<String, usize>,
     consumers: HashMap<InputSpec, Vec<(TaskId, usize)>>,
+    /// What another engine has is being moved here.
+    moving: bool,
 }
 
 impl Registry {
@@ -61,6 +66,7 @@ impl Registry {
             tasks: Vec::new(),
             task_ids: HashMap::new(),
             consumers: HashMap::new(),
+            moving: false,
         }
     }
 
@@ -73,12 +79,22 @@ impl Registry {
                 match line.ok_or_else(|| foreign(&self.at, offset))? {
                     Line::Stream(spec) => self.add_stream(spec)?,
                     Line::Task { name, inputs } => self.add_task(name, inputs),
+                    Line::Moving { .. } => self.moving = true,
+                    Line::Whole => self.moving = false,
                 }
                 self.next = offset + 1;
                 moved = true;
             }
         }
         Ok(moved)
+    }
+
+    /// Whether all is here that the application begins with.
+    ///
+    /// # Errors
+    /// [`Code::Conflict`] if not.
+    pub fn is_whole(&self) -> Result<()> {
+        if self.moving { Err(begun(self.names.app())) } else { Ok(()) }
     }
 
     fn add_stream(&mut self, spec: StreamSpec) -> Result<()> {

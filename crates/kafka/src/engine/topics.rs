@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use millstream_core::{Code, Error, Result, engine::StreamSpec};
 
-use super::shared::Shared;
+use super::names::Names;
 use crate::client::{Client, TopicSpec};
 
 /// The largest record of ours, with what Kafka puts around it.
@@ -120,7 +120,7 @@ fn matters(key: &str) -> bool {
 }
 
 /// The topics that every application has.
-pub(super) fn common(client: &dyn Client, names: &super::names::Names) -> Result<()> {
+pub(super) fn common(client: &dyn Client, names: &Names) -> Result<()> {
     // The registry is made first.
     let (registry, progress) = (names.registry(), names.progress());
     let began = client.topic(&registry)?.is_some() || client.topic(&progress)?.is_none();
@@ -132,7 +132,7 @@ pub(super) fn common(client: &dyn Client, names: &super::names::Names) -> Result
 }
 
 /// Where nodes find each other; an hour of it is more than any node reads.
-pub(super) fn members(client: &dyn Client, names: &super::names::Names) -> Result<()> {
+pub(super) fn members(client: &dyn Client, names: &Names) -> Result<()> {
     let settings = vec![
         ("cleanup.policy", "delete".to_string()),
         ("retention.ms", "3600000".to_string()),
@@ -157,8 +157,13 @@ pub(super) fn stream(
 }
 
 /// The topic of a stage's state.
-pub(super) fn state(shared: &Shared, stage: &str, tasks: u32) -> Result<Arc<str>> {
-    let topic = shared.names.state(stage)?;
-    ensure(shared.client.as_ref(), &topic, tasks, compacted())?;
+pub(super) fn state(
+    client: &dyn Client,
+    names: &Names,
+    stage: &str,
+    tasks: u32,
+) -> Result<Arc<str>> {
+    let topic = names.state(stage)?;
+    ensure(client, &topic, tasks, compacted())?;
     Ok(topic.into())
 }

@@ -133,7 +133,7 @@ impl Upkeep {
         let shared = self.shared();
         let wanted = std::mem::take(&mut lock(&shared.topics).wanted);
         for (stage, tasks) in wanted {
-            let made = topics::state(shared, &stage, tasks);
+            let made = topics::state(shared.client.as_ref(), &shared.names, &stage, tasks);
             let mut topics = lock(&shared.topics);
             match made {
                 Ok(topic) => drop(topics.there.insert(stage, topic)),

@@ -17,6 +17,13 @@ use super::{
 
 /// Tasks whose names begin so are nodes that append from outside of any flow.
 pub(super) const OUTSIDE: &str = "$outside";
+/// It stands for all tasks that have sent something to a stream that was moved here.
+pub(super) const BEFORE: &str = "$before";
+
+/// Whether a task is one of a flow's, and not ours.
+pub(super) fn is_of_a_flow(task: &str) -> bool {
+    !task.starts_with('$')
+}
 
 #[derive(Default)]
 pub(super) struct Views {

@@ -19,6 +19,9 @@ const PATIENCES: u32 = 4;
 const ATTEMPTS: usize = 3;
 /// After so many turns their numbers are trimmed.
 const TRIM_EVERY: u64 = 10_000;
+/// How often, and how many times, a topic that is not as it should be is looked at again.
+const HEARSAY_EVERY: Duration = Duration::from_millis(50);
+const HEARSAY_TRIES: usize = 20;
 /// Bytes read at once of the topic of numbers.
 const READ_BYTES: usize = 1 << 20;
 /// The key of a turn's number.
@@ -157,16 +160,26 @@ fn make_numbers(client: &dyn Client, topic: &str) -> Result<()> {
     let settings = settings.map(|(name, value)| (name.to_string(), value.to_string()));
     let spec = TopicSpec { name: topic.into(), partitions: 1, settings: settings.into() };
     client.create_topic(&spec)?;
-    let Some(found) = client.topic(topic)? else { return Err(super::no_topic(topic)) };
-    let differs = spec.settings[..3].iter().find(|setting| !found.settings.contains(setting));
-    let what = match differs {
-        Some((name, value)) => format!("{name} is not {value}"),
-        None if found.partitions != 1 => format!("it has {} partitions", found.partitions),
-        None => return Ok(()),
-    };
-    let message = format!("topic {topic} holds the numbers of a sink's turns, and {what}");
-    Err(Error::new(Code::Conflict, message)
-        .help("has somebody changed it, or made it? put it back, or give the sink another name"))
+    let mut tries = 0;
+    loop {
+        let Some(found) = client.topic(topic)? else { return Err(super::no_topic(topic)) };
+        let differs = spec.settings[..3].iter().find(|setting| !found.settings.contains(setting));
+        let what = match differs {
+            Some((name, value)) => format!("{name} is not {value}"),
+            None if found.partitions != 1 => format!("it has {} partitions", found.partitions),
+            None => return Ok(()),
+        };
+        // A broker may tell the defaults of a topic that was just made.
+        if tries < HEARSAY_TRIES {
+            tries += 1;
+            std::thread::sleep(HEARSAY_EVERY);
+            continue;
+        }
+        let message = format!("topic {topic} holds the numbers of a sink's turns, and {what}");
+        return Err(Error::new(Code::Conflict, message).help(
+            "has somebody changed it, or made it? put it back, or give the sink another name",
+        ));
+    }
 }
 
 /// Where the last number is, the number, and its turn's checksum.

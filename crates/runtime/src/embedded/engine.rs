@@ -6,7 +6,8 @@ use millstream_core::{
     Code, Error, Frame, Result,
     disk::Disk,
     engine::{
-        Backlog, Engine, EngineStats, Health, Lease, StreamInfo, StreamSpec, TaskSpec, Ticket,
+        AtRest, Backlog, Engine, EngineStats, Health, Lease, StreamInfo, StreamSpec, TaskSpec,
+        Ticket,
     },
     ledger::Ledger,
     turn::{Change, Progress, StreamId, TaskId},
@@ -103,6 +104,11 @@ impl EmbeddedEngine {
     /// The lock on the engine's directory, if [`super::open_dir`] has opened it.
     pub fn dir_lock(&self) -> Option<&DirLock> {
         self.shared.dir_lock.as_ref()
+    }
+
+    /// What it knows beside frames and state, for another engine to go on there.
+    pub fn at_rest(&self) -> AtRest {
+        ledger::at_rest(&self.shared.lock().state)
     }
 
     /// Queues a task's open record, or finds the one that is queued. Returns its sequence number.

@@ -1,9 +1,9 @@
 //! The books: every law's terms, each from where it was counted.
 
 use millstream_core::{
-    engine::{Backlog, StreamInfo},
+    engine::{AtRest, Backlog, PartitionAtRest, StreamAtRest, StreamInfo, TaskAtRest},
     ledger::{EdgeLine, Ledger, Sent, StreamLine},
-    turn::{InputProgress, Position, StreamId},
+    turn::{InputProgress, Position, Progress, StreamId},
 };
 
 use super::{
@@ -79,4 +79,31 @@ pub(super) fn backlog(state: &State, stream: StreamId) -> Backlog {
         }
     }
     sum
+}
+
+pub(super) fn at_rest(state: &State) -> AtRest {
+    let partition = |p: &Partition| PartitionAtRest {
+        frames: p.first..p.next(),
+        rows_before: p.base_row,
+        bytes_before: p.base_byte,
+        appended_rows: p.appended_rows,
+        outside_rows: p.outside_rows,
+    };
+    let stream = |s: &super::stream::Stream| StreamAtRest {
+        spec: s.spec.clone(),
+        partitions: s.partitions.iter().map(partition).collect(),
+    };
+    let task = |t: &Task| {
+        let mut progress = Progress::clone(&t.progress);
+        for (n, input) in progress.inputs.iter_mut().enumerate() {
+            (input.position, input.keep_from) = t.stand(n);
+        }
+        let rows_before = t.attached.iter().map(|a| a.row).collect();
+        let (name, inputs) = (t.name.clone(), t.inputs.clone());
+        TaskAtRest { name, inputs, rows_before, opens: t.opens, progress }
+    };
+    AtRest {
+        streams: state.streams.iter().map(stream).collect(),
+        tasks: state.tasks.iter().map(task).collect(),
+    }
 }

@@ -173,6 +173,21 @@ fn placed(dir: &Path, e: Error) -> Error {
 /// [`Code::Unknown`] if there is no log, [`Code::Permission`] if that cannot be seen; else as
 /// [`EmbeddedEngine::open`].
 pub fn open_read_only(dir: &Path, options: Options) -> Result<Arc<EmbeddedEngine>> {
+    has_log(dir)?;
+    EmbeddedEngine::read_only(options, Arc::new(OsDisk::new(dir))).map_err(|e| placed(dir, e))
+}
+
+/// As [`open_read_only`], and keeps nodes away as long as the lock is held.
+///
+/// # Errors
+/// Also [`Code::InUse`] if a node has the directory.
+pub fn open_at_rest(dir: &Path, options: Options) -> Result<(DirLock, Arc<EmbeddedEngine>)> {
+    has_log(dir)?;
+    let lock = DirLock::take(dir)?;
+    Ok((lock, open_read_only(dir, options)?))
+}
+
+fn has_log(dir: &Path) -> Result<()> {
     let log = std::fs::metadata(dir.join(super::segment::LOG));
     if let Err(e) = &log
         && e.kind() == ErrorKind::PermissionDenied
@@ -183,7 +198,7 @@ pub fn open_read_only(dir: &Path, options: Options) -> Result<Arc<EmbeddedEngine
         return Err(Error::new(Code::Unknown, format!("{} holds no data", dir.display()))
             .help("name the directory of a node: --data DIR"));
     }
-    EmbeddedEngine::read_only(options, Arc::new(OsDisk::new(dir))).map_err(|e| placed(dir, e))
+    Ok(())
 }
 
 #[cfg(test)]

@@ -33,6 +33,17 @@ struct Note {
     sink: Vec<u8>,
 }
 
+/// A sink task's note with other positions.
+///
+/// # Errors
+/// If it is none.
+pub fn moved(note: &[u8], to: &dyn Fn(usize, Position) -> Position) -> Result<Vec<u8>> {
+    let mut note: Note =
+        rmp_serde::from_slice(note).map_err(|e| Error::corrupt(format!("sink note: {e}")))?;
+    note.from.iter_mut().enumerate().for_each(|(n, at)| *at = to(n, *at));
+    rmp_serde::to_vec_named(&note).map_err(|e| Error::corrupt(e.to_string()))
+}
+
 enum State {
     Ready(Box<dyn SinkWriter>),
     Committed(Ticket, Box<dyn SinkWriter>, Prepared),
