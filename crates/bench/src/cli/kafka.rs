@@ -1,6 +1,6 @@
 //! The benches on real Kafka brokers. They are listed in every build, and work with the feature.
 
-#![cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the benches are not built"))]
+#![cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "the benches are not built"))]
 
 use clap::{Args, Subcommand};
 
@@ -83,6 +83,9 @@ pub struct KafkaThroughput {
     /// Keys.
     #[arg(long, default_value_t = 100_000)]
     pub keys: u64,
+    /// Tasks of the keyed stage: two for each core.
+    #[arg(long, default_value_t = 4)]
+    pub tasks: u32,
 }
 
 /// Arguments of `kafka-latency`.
@@ -96,6 +99,12 @@ pub struct KafkaLatency {
     /// Seconds of a round.
     #[arg(long, default_value_t = 30)]
     pub seconds: u64,
+    /// Partitions of both topics.
+    #[arg(long, default_value_t = 2)]
+    pub partitions: u32,
+    /// Tasks of the keyed stage: one for each core.
+    #[arg(long, default_value_t = 2)]
+    pub tasks: u32,
 }
 
 /// Arguments of `restore`.

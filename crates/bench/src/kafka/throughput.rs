@@ -114,7 +114,7 @@ fn node(
         name: String::new(),
         from: from.into(),
         to: to.into(),
-        tasks: None,
+        tasks: Some(args.tasks),
     };
     let _nodes = Nodes::past_the_proxy(brokers.bootstrap(), part)?;
     let begun = Instant::now();
