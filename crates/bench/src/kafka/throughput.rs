@@ -36,12 +36,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs the bench.
 pub fn run(args: &KafkaThroughput) -> Result<ExitCode> {
     let mut report = Report::new("kafka-throughput", args.common.seed, args.common.rounds);
-    let brokers = brokers()?;
-    let from = brokers.topic("from", PARTITIONS, &[]);
-    fill(&brokers.bootstrap(), &from, args.events, args.keys)?;
-    println!("load     {} events of {} keys are there", args.events, args.keys);
     let (mut ours, mut plains, mut ratios) = (vec![], vec![], vec![]);
     for round in 1..=args.common.rounds {
+        // Its own: the application goes on where the round before has ended.
+        let brokers = brokers()?;
+        let from = brokers.topic("from", PARTITIONS, &[]);
+        fill(&brokers.bootstrap(), &from, args.events, args.keys)?;
+        println!("load     {} events of {} keys are there", args.events, args.keys);
         let rate = |seconds: f64| args.events as f64 / seconds;
         let plain = rate(one(&brokers, &mut report, args, &from, plain_loop)?);
         let node = rate(one(&brokers, &mut report, args, &from, node)?);
