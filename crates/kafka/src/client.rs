@@ -116,8 +116,9 @@ pub type Appended = Box<dyn FnOnce(Result<u64>) + Send>;
 /// A connection to a cluster. The methods that answer at once, and only those, may be called from
 /// a task: `writer`, `reader`, `append`.
 pub trait Client: Send + Sync {
-    /// Makes a topic, replicated as the client was told. Answers when all brokers know of it; a
-    /// topic that is there already is left as it is.
+    /// Makes a topic with three replicas, of which two must have a record before it counts as
+    /// committed; with fewer brokers, fewer. Answers when all brokers know of it; a topic that is
+    /// there already is left as it is.
     ///
     /// # Errors
     /// If Kafka refuses it, or cannot be reached within the client's patience.

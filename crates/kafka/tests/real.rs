@@ -13,7 +13,7 @@ use std::{
 use millstream_brokers::{Brokers, or_skip};
 use millstream_core::engine::Engine;
 use millstream_kafka::{
-    client::{self, Client, rd::RdClient},
+    client::{self, Client, TopicSpec, rd::RdClient},
     engine::{KafkaEngine, Options, Threads},
 };
 use millstream_runtime::conformance::{self, Subject};
@@ -52,6 +52,18 @@ fn the_client_keeps_its_promises() {
             prefix: format!("client-{name}"),
         });
     });
+}
+
+/// Kafka's own default is one, which is the default of these brokers too.
+#[test]
+fn two_replicas_must_have_what_is_committed() {
+    let brokers = or_skip!(Brokers::shared());
+    let client = connect(brokers);
+    let spec = TopicSpec { name: "two-replicas".into(), partitions: 1, settings: Vec::new() };
+    client.create_topic(&spec).unwrap();
+    let found = client.topic(&spec.name).unwrap().unwrap().settings;
+    let least = found.iter().find(|(key, _)| key == "min.insync.replicas").map(|(_, v)| v.as_str());
+    assert_eq!(least, Some("2"));
 }
 
 struct Real {

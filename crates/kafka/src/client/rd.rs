@@ -319,6 +319,8 @@ impl Client for RdClient {
         let new =
             NewTopic::new(&topic.name, topic.partitions as i32, TopicReplication::Fixed(replicas));
         let new = topic.settings.iter().fold(new, |new, (key, value)| new.set(key, value));
+        // Kafka's default is 1: a record that only one broker has would count as committed.
+        let new = if replicas >= 3 { new.set("min.insync.replicas", "2") } else { new };
         let made = wait(self.admin.create_topics([&new], &RdClient::admin_options()))
             .map_err(|e| error(&what(), &e))?;
         for one in made {
