@@ -116,6 +116,22 @@ fn a_drained_node_hands_all_over_and_leaves() {
     }
 }
 
+/// The registry remembers the tasks of a flow that nobody runs any more.
+#[test]
+fn a_node_leaves_with_tasks_that_never_open() {
+    for seed in SEEDS {
+        let mut sim = Sim::new(seed, 3, 12);
+        sim.orphans = sim.tasks.iter().take(6).cloned().collect();
+        sim.run(10_000);
+        for node in 0..3 {
+            sim.hosts[node].member.as_mut().unwrap().drain();
+            sim.run(3_000);
+            assert!(sim.hosts[node].left, "{node} has not left");
+            assert_eq!(sim.owners().len(), if node == 2 { 0 } else { 6 }, "of the others");
+        }
+    }
+}
+
 #[test]
 fn the_last_node_can_leave() {
     let mut sim = Sim::new(1, 1, 5);

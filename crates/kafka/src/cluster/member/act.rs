@@ -224,12 +224,14 @@ impl Member {
             return;
         }
         let takes = |state: State| matches!(state, State::Active | State::Joining);
-        if !self.view.alive().any(|n| n.key != self.key && takes(n.state)) {
-            let owned: Vec<_> = self.mine.iter().map(|(t, m)| (*t, *m)).collect();
-            for (task, mine) in owned {
-                if let Mine::Owner { claim, taken, .. } = mine {
-                    self.release(task, claim, taken, None);
-                }
+        let last = !self.view.alive().any(|n| n.key != self.key && takes(n.state));
+        let all: Vec<_> = self.mine.iter().map(|(t, m)| (*t, *m)).collect();
+        for (task, mine) in all {
+            // Nobody waits for one that is not open: that of a flow which is no more never will be.
+            if let Mine::Owner { claim, taken, open } = mine
+                && (last || !open)
+            {
+                self.release(task, claim, taken, None);
             }
         }
         if !self.mine.values().all(|m| matches!(m, Mine::Standby { .. })) {

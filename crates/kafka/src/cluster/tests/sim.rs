@@ -56,6 +56,8 @@ pub struct Sim {
     /// Each task that was fenced away from a node that ran it.
     pub fencings: Vec<(i64, String, String)>,
     pub warm_ms: u64,
+    /// Those that no node has a flow for.
+    pub orphans: BTreeSet<String>,
     lives: u64,
 }
 
@@ -74,6 +76,7 @@ impl Sim {
             opens: Vec::new(),
             fencings: Vec::new(),
             warm_ms: 300,
+            orphans: BTreeSet::new(),
             lives: 0,
         };
         for _ in 0..nodes {
@@ -290,6 +293,7 @@ impl Sim {
         host.jobs = rest;
         for (_, job) in due {
             match job {
+                Job::Open(task) if self.orphans.contains(&task) => {}
                 Job::Open(task) => {
                     let epoch = self.epochs.entry(task.clone()).or_default();
                     *epoch += 1;
