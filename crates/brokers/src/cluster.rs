@@ -33,6 +33,8 @@ use crate::{
 pub const NODES: usize = 6;
 /// How many brokers there are; they are counted from 1.
 const BROKERS: u16 = 3;
+/// The name of the brokers' certificate.
+const CERTIFICATE: &str = "certificate.pem";
 /// How long the internal topics may take to come to be.
 const WARM_MAX: Duration = Duration::from_secs(60);
 
@@ -72,6 +74,19 @@ impl Brokers {
     /// If this machine lacks Java, or Maven while Kafka was never fetched; or if they do not come
     /// up.
     pub fn start() -> Result<Brokers, Error> {
+        Brokers::start_in(|_| Ok(()))
+    }
+
+    /// As [`Brokers::start`]; they also take clients that come over TLS ([`Brokers::certificate`])
+    /// as alice, with the password alice-secret, by PLAIN or SCRAM: [`Brokers::secured`].
+    ///
+    /// # Errors
+    /// As [`Brokers::start`].
+    pub fn start_secured() -> Result<Brokers, Error> {
+        Brokers::start_in(make_keys)
+    }
+
+    fn start_in(prepare: fn(&Path) -> Result<(), Error>) -> Result<Brokers, Error> {
         fetch()?;
         let ports = Ports::claim()?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -80,6 +95,7 @@ impl Brokers {
         let proxy = Proxy::start((0..NODES).map(targets).collect())?;
         let dir = new_directory()?;
         let (remover, alive) = Remover::start(&dir)?;
+        prepare(&dir)?;
         let recipe = |number: u16| -> io::Result<Recipe> {
             let address = |node| proxy.links(node).to(number.into()).bootstrap();
             Ok(Recipe {
@@ -125,6 +141,17 @@ impl Brokers {
     pub fn bootstrap(&self) -> String {
         let all = (1..=BROKERS).map(|n| self.address(n).to_string());
         all.collect::<Vec<_>>().join(",")
+    }
+
+    /// Where clients reach the brokers over TLS, if they were started so.
+    pub fn secured(&self) -> String {
+        let all = (1..=BROKERS).map(|n| format!("127.0.0.1:{}", self.ports.base + 27 + n));
+        all.collect::<Vec<_>>().join(",")
+    }
+
+    /// The file with the certificate, PEM, that vouches for the brokers.
+    pub fn certificate(&self) -> PathBuf {
+        self.directory().join(CERTIFICATE)
     }
 
     /// Where clients reach broker `n` without the proxy.
@@ -301,6 +328,24 @@ fn fetch() -> Result<(), Error> {
         Some(3) => Err(Error::Absent(said)),
         _ => Err(Error::Failed(format!("fetching Kafka: {said}"))),
     }
+}
+
+/// Makes a key for all brokers, and the certificate that goes with it, by the JDK's own tool.
+fn make_keys(dir: &Path) -> Result<(), Error> {
+    let keytool = |args: &[&str]| {
+        let keys = ["-keystore", "keys.p12", "-storetype", "PKCS12", "-storepass", "millstream"];
+        let ran = Command::new("keytool").current_dir(dir).args(args).args(keys).output()?;
+        match ran.status.success() {
+            true => Ok(()),
+            false => {
+                let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+                Err(Error::Failed(format!("keytool: {}", said.trim())))
+            }
+        }
+    };
+    let name = ["-dname", "CN=localhost", "-ext", "SAN=ip:127.0.0.1"];
+    keytool(&[&["-genkeypair", "-alias", "broker", "-keyalg", "EC"], &name[..]].concat())?;
+    keytool(&["-exportcert", "-rfc", "-alias", "broker", "-file", CERTIFICATE])
 }
 
 fn new_directory() -> io::Result<PathBuf> {

@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use crate::Error;
 
-/// How many ports one cluster has: 1 as a claim, 9 of its own, one per broker and node.
+/// How many ports one cluster has: 1 as a claim, 9 of its own, one per broker and node, 3 over
+/// TLS.
 const BLOCK: u16 = 32;
 /// Below the lowest that Linux gives to outgoing connections, 32,768.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;

@@ -1,15 +1,16 @@
 //! `failover`: one of three nodes is killed with SIGKILL while events flow. How long from the kill
 //! until a read_committed reader has seen the output of a later input of every task?
 //!
-//! *Open transactions:* before every other kill the proxy holds the victim's next EndTxn; the victim
-//! dies with it, so its transaction is open for certain. The other kills come at a random moment.
+//! *Open transactions:* before every other kill the proxy holds the victim's next EndTxn; the
+//! victim dies with it, so its transaction is open for certain. The other kills come at a random
+//! moment.
 //!
-//! *Later input:* an event that was handed to the producer after the kill. Load goes on all the time,
-//! and every task has keys enough to get several events in any tenth of a second.
+//! *Later input:* an event that was handed to the producer after the kill. Load goes on all the
+//! time, and every task has keys enough to get several events in any tenth of a second.
 //!
-//! *The parts* are what the nodes tell each other: how long the death took to be seen, how long from
-//! there until the task was fenced and its log drained (one figure: the two follow each other without
-//! a record between them), how long until its first turn was committed.
+//! *The parts* are what the nodes tell each other: how long the death took to be seen, how long
+//! from there until the task was fenced and its log drained (one figure: the two follow each other
+//! without a record between them), how long until its first turn was committed.
 
 use std::{
     process::ExitCode,

@@ -1,9 +1,9 @@
-//! `kafka-latency`: one hop at a steady pace. How long is it from the moment an event was due until
-//! a read_committed reader has what became of it?
+//! `kafka-latency`: one hop at a steady pace. How long is it from the moment an event was due
+//! until a read_committed reader has what became of it?
 //!
-//! *What is strict about it:* events have a timetable; a producer that falls behind makes them late.
-//! Load and reader share the machine with the node and the brokers, and both times come from one
-//! clock.
+//! *What is strict about it:* events have a timetable; a producer that falls behind makes them
+//! late. Load and reader share the machine with the node and the brokers, and both times come from
+//! one clock.
 
 use std::{
     process::ExitCode,

@@ -1,11 +1,11 @@
-//! `restore`: a node that had the state of a million keys is killed and started again; what it had in
-//! memory is gone, and all comes back from the topic of state. Against a plain consumer that reads the
-//! same topic and does nothing with it.
+//! `restore`: a node that had the state of a million keys is killed and started again; what it had
+//! in memory is gone, and all comes back from the topic of state. Against a plain consumer that
+//! reads the same topic and does nothing with it.
 //!
-//! *The clock* of the node runs from its first claim of a task, as the members topic tells, until a
-//! reader has seen the output of an event of every task; these events wait in the topic before the
-//! node starts. So fencing, rebuilding tables and a turn of every task count, joining the cluster does
-//! not; `from_exec_s` has that too.
+//! *The clock* of the node runs from its first claim of a task, as the members topic tells, until
+//! a reader has seen the output of an event of every task; these events wait in the topic before
+//! the node starts. So fencing, rebuilding tables and a turn of every task count, joining the
+//! cluster does not; `from_exec_s` has that too.
 
 use std::{
     process::ExitCode,

@@ -1,7 +1,7 @@
 //! `kafka-throughput`: events from a topic, decoded, counted per key, encoded into another topic,
-//! exactly once; against a plain loop over a consumer and an idempotent producer (lz4, linger 5 ms,
-//! no transactions, state in memory only) that does the same. One node, and all events are there
-//! before it starts.
+//! exactly once; against a plain loop over a consumer and an idempotent producer (lz4, linger 5
+//! ms, no transactions, state in memory only) that does the same. One node, and all events are
+//! there before it starts.
 //!
 //! *The clock* runs, for both, from when the process is there (the node: from when the flow is
 //! deployed; the loop: from before its consumer is made) until a read_committed reader has as many

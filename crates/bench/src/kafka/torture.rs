@@ -1,6 +1,7 @@
-//! `cluster-torture`: random SIGKILLs, pauses (SIGSTOP, longer than a death takes to be declared) and
-//! cut links of random nodes while numbered events of every key flow. In the end the committed output
-//! must hold every event once, in order per key, with the number that its key's process gave it.
+//! `cluster-torture`: random SIGKILLs, pauses (SIGSTOP, longer than a death takes to be declared)
+//! and cut links of random nodes while numbered events of every key flow. In the end the committed
+//! output must hold every event once, in order per key, with the number that its key's process
+//! gave it.
 
 use std::{
     process::ExitCode,

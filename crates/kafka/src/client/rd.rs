@@ -139,11 +139,15 @@ impl ClientContext for Context {
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code();
-        // A connection that was lost is made again, and nobody needs to know; an end is no error.
-        use RDKafkaErrorCode::{BrokerTransportFailure, PartitionEOF};
-        if !matches!(code, Some(BrokerTransportFailure | PartitionEOF)) {
-            *lock(&self.0.trouble) = Some(unreachable(reason));
+        use RDKafkaErrorCode as K;
+        let mut trouble = lock(&self.0.trouble);
+        match error.rdkafka_error_code() {
+            // A lost connection is made again, and nobody needs to know; an end is no error.
+            Some(K::BrokerTransportFailure | K::PartitionEOF) => {}
+            Some(K::Authentication | K::SSL) => *trouble = Some(kept_out(reason)),
+            // What follows from being kept out says less.
+            Some(K::AllBrokersDown) if trouble.as_ref().is_some_and(is_kept_out) => {}
+            _ => *trouble = Some(unreachable(reason)),
         }
     }
 }
@@ -157,6 +161,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn unreachable(reason: impl std::fmt::Display) -> Error {
     Error::new(Code::Unreachable, format!("kafka: {reason}"))
         .help("check that the brokers run, and the address behind `kafka://`")
+}
+
+fn kept_out(reason: &str) -> Error {
+    Error::new(Code::Permission, format!("kafka: {reason}")).help(
+        "check `security.protocol`, `ssl.ca.location`, and of `sasl`: mechanism, username, password",
+    )
+}
+
+fn is_kept_out(error: &Error) -> bool {
+    error.code() == Code::Permission
 }
 
 /// An error's words, without the value of an option: that may be a password.
@@ -214,13 +228,22 @@ impl RdClient {
         }))
     }
 
+    /// What an error is to us; that no broker answers has a reason if they keep us out.
+    fn error(&self, what: &str, e: &KafkaError) -> Error {
+        let trouble = || lock(&self.context.0.trouble).clone().filter(is_kept_out);
+        match error(what, e) {
+            e if e.code() == Code::Unreachable => trouble().unwrap_or(e),
+            e => e,
+        }
+    }
+
     fn admin_options() -> AdminOptions {
         AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
     }
 
     fn brokers(&self) -> Result<usize> {
         let metadata = self.asking().fetch_metadata(Some("millstream"), PATIENCE);
-        Ok(metadata.map_err(|e| error("asking which brokers there are", &e))?.brokers().len())
+        Ok(metadata.map_err(|e| self.error("asking which brokers there are", &e))?.brokers().len())
     }
 
     /// How many partitions a topic has; `None` if there is no such topic, 0 if not all of them can
@@ -229,7 +252,7 @@ impl RdClient {
         let metadata = self
             .asking()
             .fetch_metadata(Some(name), PATIENCE)
-            .map_err(|e| error(&format!("asking for topic {name}"), &e))?;
+            .map_err(|e| self.error(&format!("asking for topic {name}"), &e))?;
         self.context.well();
         let topic = metadata.topics().iter().find(|t| t.name() == name && t.error().is_none());
         Ok(topic.map(|topic| {
@@ -272,10 +295,10 @@ impl RdClient {
         let what = || format!("asking for the settings of topic {name}");
         let resource = [ResourceSpecifier::Topic(name)];
         let found = wait(self.admin.describe_configs(&resource, &RdClient::admin_options()))
-            .map_err(|e| error(&what(), &e))?;
+            .map_err(|e| self.error(&what(), &e))?;
         let mut settings = Vec::new();
         for resource in found {
-            let code = |c: RDKafkaErrorCode| error(&what(), &KafkaError::AdminOp(c));
+            let code = |c: RDKafkaErrorCode| self.error(&what(), &KafkaError::AdminOp(c));
             for entry in resource.map_err(code)?.entries {
                 let own = entry.source == rdkafka::admin::ConfigSource::DynamicTopic;
                 settings.extend(entry.value.map(|value| (entry.name, value, own)));
@@ -322,11 +345,11 @@ impl Client for RdClient {
         // Kafka's default is 1: a record that only one broker has would count as committed.
         let new = if replicas >= 3 { new.set("min.insync.replicas", "2") } else { new };
         let made = wait(self.admin.create_topics([&new], &RdClient::admin_options()))
-            .map_err(|e| error(&what(), &e))?;
+            .map_err(|e| self.error(&what(), &e))?;
         for one in made {
             match one {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((_, code)) => return Err(error(&what(), &KafkaError::AdminOp(code))),
+                Err((_, code)) => return Err(self.error(&what(), &KafkaError::AdminOp(code))),
             }
         }
         // Clock: a broker that has not heard of the topic yet would refuse what comes next.
@@ -369,9 +392,9 @@ impl Client for RdClient {
         let change = all.iter().fold(change, |change, (key, value)| change.set(key, value));
         let what = || format!("changing topic {name}");
         let changed = wait(self.admin.alter_configs([&change], &RdClient::admin_options()))
-            .map_err(|e| error(&what(), &e))?;
+            .map_err(|e| self.error(&what(), &e))?;
         for one in changed {
-            one.map_err(|(_, code)| error(&what(), &KafkaError::AdminOp(code)))?;
+            one.map_err(|(_, code)| self.error(&what(), &KafkaError::AdminOp(code)))?;
         }
         Ok(())
     }
@@ -379,7 +402,7 @@ impl Client for RdClient {
     fn range(&self, at: &TopicPartition) -> Result<Range<u64>> {
         let found = self
             .patiently(|asking| asking.fetch_watermarks(&at.topic, at.partition as i32, PATIENCE));
-        let (low, high) = found.map_err(|e| error(&format!("asking how far {at} goes"), &e))?;
+        let (low, high) = found.map_err(|e| self.error(&format!("asking how far {at} goes"), &e))?;
         Ok(low.max(0) as u64..high.max(0) as u64)
     }
 
@@ -387,9 +410,9 @@ impl Client for RdClient {
         let what = || format!("asking for an offset of {at}");
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&at.topic, at.partition as i32, Offset::Offset(time.ms()))
-            .map_err(|e| error(&what(), &e))?;
+            .map_err(|e| self.error(&what(), &e))?;
         let found = self.patiently(|asking| asking.offsets_for_times(list.clone(), PATIENCE));
-        let found = found.map_err(|e| error(&what(), &e))?;
+        let found = found.map_err(|e| self.error(&what(), &e))?;
         let offset = found.elements().first().map(|e| e.offset());
         match offset {
             Some(Offset::Offset(offset)) => Ok(u64::try_from(offset).ok()),
@@ -400,8 +423,8 @@ impl Client for RdClient {
     fn delete_before(&self, offsets: &[(TopicPartition, u64)]) -> Result<()> {
         let what = "removing old records";
         let deleted = wait(self.admin.delete_records(&list(offsets)?, &RdClient::admin_options()));
-        for one in deleted.map_err(|e| error(what, &e))?.elements() {
-            one.error().map_err(|e| error(what, &e))?;
+        for one in deleted.map_err(|e| self.error(what, &e))?.elements() {
+            one.error().map_err(|e| self.error(what, &e))?;
         }
         Ok(())
     }
@@ -410,9 +433,9 @@ impl Client for RdClient {
         let what = || format!("noting offsets of group {group}");
         let properties = self.properties.consumer(&[("group.id", group)]);
         let made = properties.create_with_context(self.context.clone());
-        let consumer: BaseConsumer<Context> = made.map_err(|e| error(&what(), &e))?;
+        let consumer: BaseConsumer<Context> = made.map_err(|e| self.error(&what(), &e))?;
         let list = list(offsets)?;
-        consumer.commit(&list, CommitMode::Sync).map_err(|e| error(&what(), &e))
+        consumer.commit(&list, CommitMode::Sync).map_err(|e| self.error(&what(), &e))
     }
 
     fn writer(&self, id: &str, waker: Waker) -> Result<Box<dyn Writer>> {
