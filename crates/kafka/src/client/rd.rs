@@ -402,7 +402,8 @@ impl Client for RdClient {
     fn range(&self, at: &TopicPartition) -> Result<Range<u64>> {
         let found = self
             .patiently(|asking| asking.fetch_watermarks(&at.topic, at.partition as i32, PATIENCE));
-        let (low, high) = found.map_err(|e| self.error(&format!("asking how far {at} goes"), &e))?;
+        let (low, high) =
+            found.map_err(|e| self.error(&format!("asking how far {at} goes"), &e))?;
         Ok(low.max(0) as u64..high.max(0) as u64)
     }
 
