@@ -24,7 +24,7 @@ use std::{
 use crate::{
     Committed, DEADLINE, Error, Links, Proxy,
     broker::{Recipe, Running},
-    committed,
+    committed::Judge,
     ports::Ports,
     wire,
 };
@@ -45,6 +45,7 @@ pub struct Brokers {
     recipes: [Recipe; BROKERS as usize],
     _remover: Remover,
     proxy: Proxy,
+    judge: Judge,
     free: Mutex<Vec<usize>>,
     freed: Condvar,
     ports: Ports,
@@ -113,6 +114,7 @@ impl Brokers {
             recipes,
             _remover: remover,
             proxy,
+            judge: Judge::default(),
             free: Mutex::new((1..=NODES).rev().collect()),
             freed: Condvar::new(),
             ports,
@@ -250,7 +252,7 @@ impl Brokers {
     /// # Panics
     /// If it cannot be read within a minute, or if there is no JDK.
     pub fn committed(&self, topic: &str) -> Vec<Committed> {
-        committed::committed(&self.bootstrap(), topic)
+        self.judge.committed(&self.bootstrap(), topic)
     }
 
     fn running(&self, n: u16) -> MutexGuard<'_, Option<Running>> {

@@ -3,7 +3,12 @@
 //! *Why Java:* a fault that writer and reader share would go unnoticed, also if what they share is
 //! only the client library.
 
-use std::{process::Command, time::Duration};
+use std::{
+    io::{BufRead, BufReader, Lines, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use crate::cluster::scripts;
 
@@ -35,32 +40,83 @@ impl Committed {
     }
 }
 
-/// What is committed in `topic`, by partition and offset, up to where the first transaction that is
-/// still open begins.
-///
-/// # Panics
-/// If it could not be read to its end within a minute, or if there is no JDK.
-pub(crate) fn committed(bootstrap: &str, topic: &str) -> Vec<Committed> {
-    const WITHIN: Duration = Duration::from_secs(60);
-    let output = Command::new(scripts().join("committed"))
-        .args([bootstrap, topic, &WITHIN.as_millis().to_string()])
-        .output()
-        .expect("scripts/kafka/committed can be run");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let lines: Vec<&str> = text.lines().collect();
-    let Some((&"end", lines)) = lines.split_last() else {
-        let why = String::from_utf8_lossy(&output.stderr);
-        panic!("reading what is committed in {topic} at {bootstrap}: {why}{text}");
-    };
-    let mut records: Vec<Committed> = lines.iter().map(|line| record(line)).collect();
-    records.sort();
-    records
+/// How long a topic may take to be read.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// The process that answers; it starts with the first question and ends with its input.
+#[derive(Default)]
+pub(crate) struct Judge(Mutex<Option<Process>>);
+
+struct Process {
+    child: Child,
+    topics: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Judge {
+    /// What is committed in `topic`, by partition and offset, up to where the first transaction
+    /// that is still open begins.
+    ///
+    /// # Panics
+    /// If it could not be read to its end within a minute, or if there is no JDK.
+    pub(crate) fn committed(&self, bootstrap: &str, topic: &str) -> Vec<Committed> {
+        // It answers whole or not at all, and each question anew.
+        let mut judge = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = judge.get_or_insert_with(|| Process::start(bootstrap)).ask(topic);
+        if answer.is_none() {
+            *judge = None;
+        }
+        drop(judge);
+        let answer = answer.expect("scripts/kafka/judge answers; it has said why it does not");
+        let Ok(lines) = answer else {
+            panic!("reading what is committed in {topic} at {bootstrap}: {answer:?}");
+        };
+        let mut records: Vec<Committed> = lines.iter().map(|line| record(line)).collect();
+        records.sort();
+        records
+    }
+}
+
+impl Process {
+    fn start(bootstrap: &str) -> Process {
+        let mut child = Command::new(scripts().join("judge"))
+            .args([bootstrap, &WITHIN.as_millis().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("scripts/kafka/judge can be run");
+        let topics = child.stdin.take().expect("it is piped");
+        let answers = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        Process { child, topics, answers }
+    }
+
+    /// The lines of what is committed, or why it cannot be read; `None` if it has ended.
+    fn ask(&mut self, topic: &str) -> Option<Result<Vec<String>, String>> {
+        writeln!(self.topics, "{topic}").ok()?;
+        let mut lines = Vec::new();
+        loop {
+            let line = self.answers.next()?.ok()?;
+            match line.as_str() {
+                "end" => return Some(Ok(lines)),
+                why if why.starts_with("failed") => return Some(Err(line)),
+                _ => lines.push(line),
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 fn record(line: &str) -> Committed {
     let words: Vec<&str> = line.split(' ').collect();
     let [partition, offset, timestamp, key, value, headers @ ..] = &words[..] else {
-        panic!("not a line of Committed.java: {line}");
+        panic!("not a line of Judge.java: {line}");
     };
     let headers = headers.chunks_exact(2).map(|pair| {
         let name = bytes(pair[0]).expect("a header has a name");

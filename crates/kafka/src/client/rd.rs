@@ -42,6 +42,8 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub const RECORD_BYTES_MAX: usize = 64 << 20;
 /// Kafka aborts what a dead writer has begun after this long, unless a successor does before.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// librdkafka's name of it.
+const TRANSACTION_TIMEOUT_MS: &str = "transaction.timeout.ms";
 /// A connection that leaves a request unanswered for this long is given up: silence may be a way
 /// that loses everything.
 const ANSWER_MS: &str = "10000";
@@ -91,6 +93,13 @@ impl Properties {
         }
         config.set_log_level(RDKafkaLogLevel::Critical);
         config
+    }
+
+    /// [`TRANSACTION_TIMEOUT`], or what was given: only tests may, that wait for it.
+    fn transaction_timeout(&self) -> Duration {
+        let given = self.given.iter().rfind(|(name, _)| name == TRANSACTION_TIMEOUT_MS);
+        let ms = given.and_then(|(_, ms)| ms.parse().ok());
+        ms.map_or(TRANSACTION_TIMEOUT, Duration::from_millis)
     }
 
     fn producer(&self, more: &[(&str, &str)]) -> ClientConfig {

@@ -2,26 +2,30 @@
 
 use std::time::Duration;
 
-use millstream_brokers::{Api, Brokers, DEADLINE, Links, or_skip};
+use millstream_brokers::{Api, Brokers, DEADLINE, Links, Node, or_skip};
 use millstream_core::engine::Settlement;
 
-use crate::oracle::{Owner, Scene};
+use crate::oracle::{GIVES_UP, HASTE, Owner, Scene};
 
-type Lose = fn(&Links, Api, u32);
-/// The answer is dropped; the client learns of it by waiting.
-const SILENCE: Lose = Links::lose_answers;
-/// The connection ends instead.
-const BREAK: Lose = Links::break_answers;
+/// Six turns, of which the fourth, or taking over before it, loses an answer: one that is dropped,
+/// which the client learns by waiting, and one instead of which its connection ends.
+fn an_answer_is_lost(brokers: &Brokers, app: &str, api: Api) {
+    let nodes: [Node<'_>; 2] = brokers.nodes();
+    let ways: [fn(&Links, Api, u32); 2] = [Links::lose_answers, Links::break_answers];
+    std::thread::scope(|scope| {
+        for ((node, lose), way) in nodes.iter().zip(ways).zip(["silent", "broken"]) {
+            let scene = Scene::new(brokers, &format!("{app}-{way}"));
+            scope.spawn(move || one_answer_is_lost(&scene, node, api, lose));
+        }
+    });
+}
 
-/// Six turns, of which the fourth, or taking over before it, loses an answer.
-fn an_answer_is_lost(brokers: &Brokers, app: &str, api: Api, lose: Lose) {
-    let scene = Scene::new(brokers, app);
-    let [node] = brokers.nodes();
-    let running = scene.node(node.bootstrap());
+fn one_answer_is_lost(scene: &Scene<'_>, node: &Node<'_>, api: Api, lose: fn(&Links, Api, u32)) {
+    let running = scene.node_with(node.bootstrap(), &[HASTE]);
     let mut owner = Owner::open(&running);
     owner.run(3);
     let answers = node.answers(api);
-    lose(&node, api, 1);
+    lose(node, api, 1);
     if api == Api::INIT_PRODUCER_ID {
         owner.reopen();
     }
@@ -31,44 +35,36 @@ fn an_answer_is_lost(brokers: &Brokers, app: &str, api: Api, lose: Lose) {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_commit_whose_answer_is_lost_counts_once() {
     let brokers = or_skip!(Brokers::shared());
-    an_answer_is_lost(brokers, "end-broken", Api::END_TXN, BREAK);
-    an_answer_is_lost(brokers, "end-silent", Api::END_TXN, SILENCE);
+    an_answer_is_lost(brokers, "end", Api::END_TXN);
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_taking_over_whose_answer_is_lost_is_asked_for_again() {
     let brokers = or_skip!(Brokers::shared());
-    an_answer_is_lost(brokers, "init-broken", Api::INIT_PRODUCER_ID, BREAK);
-    an_answer_is_lost(brokers, "init-silent", Api::INIT_PRODUCER_ID, SILENCE);
+    an_answer_is_lost(brokers, "init", Api::INIT_PRODUCER_ID);
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn records_whose_acknowledgement_is_lost_count_once() {
     let brokers = or_skip!(Brokers::shared());
-    an_answer_is_lost(brokers, "produce-broken", Api::PRODUCE, BREAK);
-    an_answer_is_lost(brokers, "produce-silent", Api::PRODUCE, SILENCE);
+    an_answer_is_lost(brokers, "produce", Api::PRODUCE);
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_partition_that_joins_a_turn_without_an_answer_counts_once() {
     let brokers = or_skip!(Brokers::shared());
-    an_answer_is_lost(brokers, "add-broken", Api::ADD_PARTITIONS_TO_TXN, BREAK);
-    an_answer_is_lost(brokers, "add-silent", Api::ADD_PARTITIONS_TO_TXN, SILENCE);
+    an_answer_is_lost(brokers, "add", Api::ADD_PARTITIONS_TO_TXN);
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_commit_that_comes_after_it_was_given_up_decides_nothing() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "end-late");
     let [one, two] = brokers.nodes();
-    let (old, new) = (scene.node(one.bootstrap()), scene.node(two.bootstrap()));
+    let old = scene.node_with(one.bootstrap(), &[HASTE, GIVES_UP]);
+    let new = scene.node(two.bootstrap());
     let mut old = Owner::open(&old);
     old.run(3);
     // Also those that librdkafka sends when it has waited long enough.
@@ -92,7 +88,6 @@ fn a_commit_that_comes_after_it_was_given_up_decides_nothing() {
 
 /// Only one that was sent twice is.
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_commit_that_takes_long_is_no_reason_for_another_writer() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "end-slow");
@@ -101,7 +96,7 @@ fn a_commit_that_takes_long_is_no_reason_for_another_writer() {
     let mut owner = Owner::open(&running);
     owner.run(3);
     // Longer than one call of librdkafka's waits for it.
-    node.delay(Duration::ZERO, Duration::from_millis(1500));
+    node.delay(Duration::ZERO, Duration::from_millis(800));
     for _ in 0..2 {
         let ticket = owner.commit();
         assert_eq!(owner.settled(ticket), Settlement::Ok);
@@ -114,7 +109,6 @@ fn a_commit_that_takes_long_is_no_reason_for_another_writer() {
 /// librdkafka sends a commit again when its connection ends; the first one may still be on its way
 /// (KAFKA-17754).
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_commit_that_was_sent_twice_does_not_commit_the_next_turn() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "end-twice");

@@ -2,13 +2,13 @@
 
 use millstream_brokers::{Brokers, Node, or_skip};
 
-use crate::oracle::{Owner, Scene, Steady};
+use crate::oracle::{HASTE, Owner, Scene, Steady};
 
 /// A node commits all the time, while its links are disturbed and healed again.
 fn disturbed(brokers: &Brokers, app: &str, disturb: impl Fn(&Scene<'_>, &Node<'_>, &Steady)) {
     let scene = Scene::new(brokers, app);
     let [node] = brokers.nodes();
-    let running = scene.node(node.bootstrap());
+    let running = scene.node_with(node.bootstrap(), &[HASTE]);
     let mut owner = Owner::open(&running);
     owner.run(3);
     let turns = Steady::while_it_runs(&mut owner, |steady| {
@@ -20,16 +20,20 @@ fn disturbed(brokers: &Brokers, app: &str, disturb: impl Fn(&Scene<'_>, &Node<'_
     scene.verdict(turns);
 }
 
+/// Gives it a while, and shows that what was committed is there meanwhile.
+fn takes_effect(scene: &Scene<'_>, steady: &Steady) {
+    steady.a_while();
+    let known = steady.turns();
+    assert!(scene.committed().len() as u64 >= known);
+}
+
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_node_that_was_cut_off_goes_on() {
     let brokers = or_skip!(Brokers::shared());
     disturbed(brokers, "cut", |scene, node, steady| {
         for _ in 0..3 {
             node.cut();
-            // Takes a moment, and shows that what was committed is there.
-            let committed = scene.committed().len() as u64;
-            assert!(committed >= steady.turns());
+            takes_effect(scene, steady);
             node.heal();
             steady.goes_on(1, "after a cut");
         }
@@ -37,7 +41,6 @@ fn a_node_that_was_cut_off_goes_on() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_node_that_reaches_one_broker_of_three_loses_nothing() {
     let brokers = or_skip!(Brokers::shared());
     disturbed(brokers, "one-of-three", |scene, node, steady| {
@@ -45,7 +48,7 @@ fn a_node_that_reaches_one_broker_of_three_loses_nothing() {
             for n in (1..=3).filter(|n| *n != reachable) {
                 node.to(n).cut();
             }
-            assert!(scene.committed().len() as u64 >= steady.turns());
+            takes_effect(scene, steady);
             node.heal();
             steady.goes_on(1, "after two brokers were out of reach");
         }
@@ -53,7 +56,6 @@ fn a_node_that_reaches_one_broker_of_three_loses_nothing() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn what_is_lost_one_way_is_neither_lost_nor_done_twice() {
     let brokers = or_skip!(Brokers::shared());
     disturbed(brokers, "one-way", |scene, node, steady| {
@@ -63,7 +65,7 @@ fn what_is_lost_one_way_is_neither_lost_nor_done_twice() {
             } else {
                 node.black_hole_to();
             }
-            assert!(scene.committed().len() as u64 >= steady.turns());
+            takes_effect(scene, steady);
             node.heal();
             steady.goes_on(1, "after a black hole");
         }

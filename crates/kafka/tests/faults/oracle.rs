@@ -25,7 +25,7 @@ use millstream_kafka::{
 };
 use millstream_runtime::conformance;
 
-/// How long anything may take that happens in the end: an unknown outcome takes 12 s to be one.
+/// How long anything may take that happens in the end.
 pub const WITHIN: Duration = Duration::from_secs(60);
 /// Said by an owner that is to be fenced, with all it writes.
 pub const ZOMBIE: i64 = 666;
@@ -77,17 +77,31 @@ pub struct Running {
     _threads: Threads,
 }
 
-pub fn client(bootstrap: &str) -> Arc<dyn Client> {
-    RdClient::connect(vec![("bootstrap.servers".into(), bootstrap.into())], "faults").unwrap()
+/// A setting of librdkafka's.
+type Setting = (&'static str, &'static str);
+/// Of a node that does not wait for lost answers as long as it would in production.
+pub const HASTE: Setting = ("socket.timeout.ms", "2000");
+/// Of a node that gives a transaction up sooner.
+pub const GIVES_UP: Setting = ("transaction.timeout.ms", "3000");
+
+pub fn client(bootstrap: &str, settings: &[Setting]) -> Arc<dyn Client> {
+    let servers = ("bootstrap.servers", bootstrap);
+    let all = settings.iter().chain([&servers]);
+    let all = all.map(|(name, value)| (name.to_string(), value.to_string()));
+    RdClient::connect(all.collect(), "faults").unwrap()
 }
 
 /// Joins application `app`.
 pub fn try_join(app: &str, bootstrap: &str) -> Result<Running> {
+    try_join_with(app, bootstrap, &[])
+}
+
+fn try_join_with(app: &str, bootstrap: &str, settings: &[Setting]) -> Result<Running> {
     static RUNS: AtomicU64 = AtomicU64::new(1);
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let (app, node) = (app.to_string(), format!("node-{}-{run}", std::process::id()));
     let incarnation = u64::from(std::process::id()) << 32 | run;
-    let client = client(bootstrap);
+    let client = client(bootstrap, settings);
     let options = Options { app, node, incarnation, member: None };
     let connected = KafkaEngine::connect(&options, client.clone())?;
     let engine = connected.engine.clone();
@@ -277,6 +291,16 @@ impl Steady {
         self.bell.until(what, || (self.turns() >= to).then_some(()));
     }
 
+    /// Gives it a while for what was done to its links to have its effect; it need not go on.
+    pub fn a_while(&self) {
+        let enough = self.turns() + 20;
+        let rung = self.bell.rung.lock().unwrap();
+        // Longer than a hasty node waits for an answer.
+        let wait = Duration::from_millis(2500);
+        let lacks = |_: &mut u64| self.turns() < enough;
+        drop(self.bell.changed.wait_timeout_while(rung, wait, lacks).unwrap());
+    }
+
     /// Shows for a while that nothing is committed but what was on its way.
     pub fn stands_still(&self) {
         let most = self.turns() + 2;
@@ -324,7 +348,12 @@ impl<'a> Scene<'a> {
 
     /// A node that reaches the brokers through a proxy's links, or past it.
     pub fn node(&self, bootstrap: String) -> Running {
-        join(&self.app, &bootstrap)
+        self.node_with(bootstrap, &[])
+    }
+
+    /// One that is set otherwise than in production, so that the test takes less time.
+    pub fn node_with(&self, bootstrap: String, settings: &[Setting]) -> Running {
+        try_join_with(&self.app, &bootstrap, settings).unwrap()
     }
 
     pub fn out(&self) -> String {

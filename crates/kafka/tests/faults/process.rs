@@ -71,7 +71,6 @@ fn say(what: &str) {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn what_a_child_is() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let words: Vec<&str> = role.split(' ').collect();
@@ -126,7 +125,6 @@ fn take_over(app: &str, bootstrap: &str) {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn takeovers_leave_no_threads_files_or_memory_behind() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "leaks");

@@ -26,7 +26,6 @@ fn shown(node: &crate::oracle::Running) -> State {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn aborted_data_in_a_states_tail_is_never_restored() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "aborted");
@@ -57,7 +56,6 @@ fn aborted_data_in_a_states_tail_is_never_restored() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn logs_that_end_in_aborted_records_are_read_to_their_end() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "ends");

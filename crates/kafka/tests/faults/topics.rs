@@ -64,7 +64,6 @@ fn delete(brokers: &Brokers, node: &Running, topic: &str) {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_state_with_another_number_of_partitions_is_refused() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "partitions");
@@ -81,7 +80,6 @@ fn a_state_with_another_number_of_partitions_is_refused() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_state_that_kafka_trims_by_age_is_refused() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "policy");
@@ -105,7 +103,6 @@ fn a_state_that_kafka_trims_by_age_is_refused() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn what_somebody_else_has_written_is_refused() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "foreign");
@@ -137,7 +134,6 @@ fn what_somebody_else_has_written_is_refused() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_state_that_was_deleted_is_not_begun_anew() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "deleted-state");
@@ -156,7 +152,6 @@ fn a_state_that_was_deleted_is_not_begun_anew() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_stream_that_was_deleted_is_not_begun_anew() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "deleted-stream");
@@ -171,7 +166,6 @@ fn a_stream_that_was_deleted_is_not_begun_anew() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_registry_that_was_deleted_is_not_begun_anew() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "deleted-registry");

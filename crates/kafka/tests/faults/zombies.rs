@@ -39,28 +39,24 @@ fn requests_come_late(brokers: &Brokers, app: &str, api: Api) {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn records_of_a_zombie_are_fenced() {
     let brokers = or_skip!(Brokers::shared());
     requests_come_late(brokers, "zombie-produces", Api::PRODUCE);
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_commit_of_a_zombie_is_fenced() {
     let brokers = or_skip!(Brokers::shared());
     requests_come_late(brokers, "zombie-commits", Api::END_TXN);
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_partition_that_a_zombie_adds_is_fenced() {
     let brokers = or_skip!(Brokers::shared());
     requests_come_late(brokers, "zombie-adds", Api::ADD_PARTITIONS_TO_TXN);
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_process_that_was_stopped_finds_itself_fenced() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "stopped");
@@ -78,7 +74,6 @@ fn a_process_that_was_stopped_finds_itself_fenced() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_killed_process_loses_its_open_turn_alone() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "killed");
@@ -96,7 +91,6 @@ fn a_killed_process_loses_its_open_turn_alone() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn readers_wait_for_an_open_turn_no_longer_than_its_successor_needs() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "dangling");
@@ -136,7 +130,6 @@ fn readers_wait_for_an_open_turn_no_longer_than_its_successor_needs() {
 }
 
 #[test]
-#[ignore = "minutes on real brokers; see docs/testing.md"]
 fn a_successor_that_is_fenced_while_it_restores_is_as_if_it_had_not_been() {
     let brokers = or_skip!(Brokers::shared());
     let scene = Scene::new(brokers, "restore");

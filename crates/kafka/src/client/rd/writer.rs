@@ -20,7 +20,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::{Context, Properties, TRANSACTION_TIMEOUT, error, lock};
+use super::{Context, Properties, TRANSACTION_TIMEOUT_MS, error, lock};
 use crate::client::{Outcome, Records, Writer};
 
 /// How long librdkafka waits in one call; then we look whether the writer is still wanted.
@@ -30,8 +30,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How often we look so; then it is left to librdkafka, which is in no haste: the brokers may be in
 /// trouble.
 const LOOKS_MAX: u32 = 50;
-/// After this long the outcome of a commit counts as unknown: Kafka has given it up by then.
-const COMMIT_MAX: Duration = Duration::from_secs(12);
+/// After the transaction's timeout and this the outcome of a commit counts as unknown: Kafka has
+/// given it up by then.
+const COMMIT_GRACE: Duration = Duration::from_secs(2);
 /// How often a transaction that was aborted is tried again.
 const TRIES: usize = 3;
 /// Stack of a writer's thread.
@@ -42,6 +43,8 @@ const STACK_BYTES: usize = 256 << 10;
 struct Watch {
     context: Context,
     id: Arc<str>,
+    /// How long Kafka lets a transaction be open.
+    timeout: Duration,
     /// The end of a transaction may have been sent more than once.
     disturbed: Arc<AtomicBool>,
     failed: Arc<Mutex<Option<KafkaError>>>,
@@ -188,13 +191,14 @@ impl Writer for RdWriter {
 
 fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
     let (disturbed, failed) = Default::default();
-    let watch = Watch { context, id: id.into(), disturbed, failed };
-    let timeout = TRANSACTION_TIMEOUT.as_millis().to_string();
+    let timeout = properties.transaction_timeout();
+    let watch = Watch { context, id: id.into(), timeout, disturbed, failed };
+    let timeout = timeout.as_millis().to_string();
     let mut config = properties.producer(&[
         ("transactional.id", id),
         // For `Watch::log`.
         ("debug", "eos"),
-        ("transaction.timeout.ms", &timeout),
+        (TRANSACTION_TIMEOUT_MS, &timeout),
         // Whatever waits is sent by flushing; till then it gathers.
         ("linger.ms", "50"),
         ("delivery.report.only.error", "true"),
@@ -305,7 +309,7 @@ fn given_up(error: Error) -> Outcome {
 /// Sends everything and waits until all of it is acknowledged.
 fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<(), Stop> {
     lock(&watch.failed).take();
-    let deadline = Instant::now() + TRANSACTION_TIMEOUT;
+    let deadline = Instant::now() + watch.timeout;
     for (at, record) in records.iter() {
         let mut message = BaseRecord {
             topic: &at.topic,
@@ -368,7 +372,7 @@ fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError) -> Stop {
     }
     hear(producer);
     watch.disturbed.store(false, Ordering::Relaxed);
-    let deadline = Instant::now() + COMMIT_MAX;
+    let deadline = Instant::now() + watch.timeout + COMMIT_GRACE;
     loop {
         let aborted = producer.abort_transaction(CALL);
         hear(producer);
@@ -395,7 +399,7 @@ fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError) -> Stop {
 fn finish(producer: &Transactional, watch: &Watch) -> Outcome {
     hear(producer);
     watch.disturbed.store(false, Ordering::Relaxed);
-    let deadline = Instant::now() + COMMIT_MAX;
+    let deadline = Instant::now() + watch.timeout + COMMIT_GRACE;
     loop {
         let committed = producer.commit_transaction(CALL);
         hear(producer);

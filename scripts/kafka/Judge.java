@@ -1,3 +1,5 @@
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -12,35 +14,50 @@ import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
 /**
- * Prints what is committed in a topic, read with Kafka's own client: the judge of our tests, which
+ * Prints what is committed in topics, read with Kafka's own client: the judge of our tests, which
  * shares no code with what it judges.
  *
- * A line per record: partition, offset, timestamp in milliseconds, key, value, then name and value of
- * each header. Bytes are hexadecimal after a colon; a lone dash is null. The last line is
- * "end": without it something is missing.
+ * Reads names of topics, one per line, and answers each: a line per record with partition, offset,
+ * timestamp in milliseconds, key, value, then name and value of each header. Bytes are hexadecimal
+ * after a colon; a lone dash is null. The last line is "end", or "failed" and why. It ends with its
+ * input. One process answers many questions, since starting one takes longer than to read a small
+ * topic.
  */
-class Committed {
-    public static void main(String[] args) {
+class Judge {
+    public static void main(String[] args) throws Exception {
         // What the client logs, such as a broker that is away, is no record.
-        PrintStream records = System.out;
+        PrintStream answers = System.out;
         System.setOut(System.err);
-        Duration within = Duration.ofMillis(Long.parseLong(args[2]));
+        Duration within = Duration.ofMillis(Long.parseLong(args[1]));
+        var topics = new BufferedReader(new InputStreamReader(System.in));
+        for (String topic; (topic = topics.readLine()) != null; ) {
+            String answer;
+            try {
+                answer = committed(args[0], topic, within) + "end";
+            } catch (Exception e) {
+                answer = "failed " + e.toString().replace('\n', ' ');
+            }
+            answers.println(answer);
+            answers.flush();
+        }
+    }
+
+    private static String committed(String brokers, String topic, Duration within) {
         Properties p = new Properties();
-        p.put("bootstrap.servers", args[0]);
+        p.put("bootstrap.servers", brokers);
         p.put("isolation.level", "read_committed");
         p.put("enable.auto.commit", "false");
         p.put("auto.offset.reset", "none");
-        p.put("default.api.timeout.ms", args[2]);
+        p.put("default.api.timeout.ms", String.valueOf(within.toMillis()));
         StringBuilder out = new StringBuilder();
         var bytes = new ByteArrayDeserializer();
         try (var consumer = new KafkaConsumer<byte[], byte[]>(p, bytes, bytes)) {
             List<TopicPartition> all = new ArrayList<>();
-            for (PartitionInfo i : consumer.partitionsFor(args[1])) {
+            for (PartitionInfo i : consumer.partitionsFor(topic)) {
                 all.add(new TopicPartition(i.topic(), i.partition()));
             }
             if (all.isEmpty()) {
-                System.err.println("there is no topic " + args[1]);
-                System.exit(1);
+                throw new IllegalStateException("there is no topic " + topic);
             }
             consumer.assign(all);
             consumer.seekToBeginning(all);
@@ -50,9 +67,8 @@ class Committed {
             for (TopicPartition tp : all) {
                 while (consumer.position(tp) < ends.get(tp)) {
                     if (System.nanoTime() > deadline) {
-                        System.err.println("not at the end of " + tp + " within " + within + ": "
-                            + consumer.position(tp) + " of " + ends.get(tp));
-                        System.exit(1);
+                        throw new IllegalStateException("not at the end of " + tp + " within "
+                            + within + ": " + consumer.position(tp) + " of " + ends.get(tp));
                     }
                     for (var r : consumer.poll(Duration.ofMillis(100))) {
                         if (r.offset() >= ends.get(new TopicPartition(r.topic(), r.partition()))) {
@@ -70,7 +86,7 @@ class Committed {
                 }
             }
         }
-        records.println(out.append("end"));
+        return out.toString();
     }
 
     private static String hex(byte[] bytes) {
