@@ -4,12 +4,13 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use millstream_brokers::{Brokers, or_skip};
 use millstream_core::engine::Settlement;
 
-use crate::oracle::{Owner, Scene, join};
+use crate::oracle::{Owner, Scene, WITHIN, join};
 
 const ROLE: &str = "MILLSTREAM_FAULTS_ROLE";
 /// Begins each line that is meant for the parent.
@@ -44,8 +45,11 @@ impl Child {
 
     /// Waits until it says so.
     pub fn until(&mut self, what: &str) {
+        // Clock: one that goes on for ever says other things.
+        let begun = Instant::now();
         let mut all = Vec::new();
         while all.last().is_none_or(|said| said != what) {
+            assert!(begun.elapsed() < WITHIN, "not within {WITHIN:?}: {what}; said {all:?}");
             all.push(self.says().unwrap_or_else(|| panic!("it has ended before {what}: {all:?}")));
         }
     }
