@@ -83,7 +83,7 @@ impl Members {
         lock(&self.shared.heard).claims.iter().find(|at| **at > since).copied()
     }
 
-    /// Waits until `nodes` nodes share `tasks` tasks evenly, all of them run, and each has a
+    /// Waits until `nodes` nodes share `tasks` tasks as a plan lets them, all of them run, and each has a
     /// standby that is warm.
     pub fn wait_balanced(&self, nodes: usize, tasks: usize, at_most: Duration) -> Result<()> {
         let balanced = || lock(&self.shared.heard).is_balanced(nodes, tasks);
@@ -134,7 +134,9 @@ impl Heard {
         let open = |e: &Entry| matches!(e, Entry::Owner { open: true, .. });
         let counts: Vec<usize> =
             active.iter().map(|n| n.entries().filter(|(_, e)| open(e)).count()).collect();
-        let uneven = counts.iter().max() > counts.iter().min().map(|n| n + 1).as_ref();
+        // As the plan has it: nobody more than one task away from the mean.
+        let (floor, ceil) = (tasks / nodes, tasks.div_ceil(nodes));
+        let uneven = counts.iter().any(|n| n + 1 < floor || *n > ceil + 1);
         if counts.iter().sum::<usize>() != tasks || uneven {
             return Err(format!("they run {counts:?} of {tasks} tasks"));
         }
