@@ -83,8 +83,8 @@ impl Members {
         lock(&self.shared.heard).claims.iter().find(|at| **at > since).copied()
     }
 
-    /// Waits until `nodes` nodes share `tasks` tasks as a plan lets them, all of them run, and each has a
-    /// standby that is warm.
+    /// Waits until `nodes` nodes share `tasks` tasks as a plan lets them, all of them run, and each
+    /// has a standby that is warm.
     pub fn wait_balanced(&self, nodes: usize, tasks: usize, at_most: Duration) -> Result<()> {
         let balanced = || lock(&self.shared.heard).is_balanced(nodes, tasks);
         wait_until("balance", at_most, || balanced().is_ok())
