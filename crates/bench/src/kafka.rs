@@ -10,6 +10,7 @@ mod latency;
 mod members;
 mod nodes;
 mod restore;
+mod scene;
 mod throughput;
 mod torture;
 

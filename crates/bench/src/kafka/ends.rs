@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use millstream_core::key::{Key, Slot};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -19,7 +20,12 @@ use rdkafka::{
 };
 use serde::Deserialize;
 
-use crate::{processes::mix, report::Result};
+use crate::{
+    machine,
+    node::wait_until,
+    processes::mix,
+    report::{Report, Result, Totals},
+};
 
 /// A consumer of everything in a topic that is committed, from its beginning. It says where the
 /// topic ends.
@@ -87,6 +93,11 @@ pub fn name(key: u64) -> String {
 /// The key of event `n`, counted from 1: first each key once, then at random.
 pub fn key_of(n: u64, keys: u64) -> u64 {
     if n <= keys { n - 1 } else { mix(n) % keys }
+}
+
+/// Which task a key belongs to; used to know when every task has been heard of.
+pub fn task_of(key: &str, tasks: u32) -> u32 {
+    Slot::of(Key::text(key).bytes()).partition(tasks)
 }
 
 /// Writes events, first one of each key as fast as it goes, then at a steady pace; stops when it is
@@ -243,6 +254,21 @@ impl Found {
         Ok(())
     }
 
+    /// Says in the report what must hold of the answers to `sent` events, and how many there were.
+    pub fn judge(&self, report: &mut Report, sent: u64) {
+        let lost = self.lost(sent);
+        report.check(lost == 0, || format!("{lost} events were lost"));
+        report.check(self.duplicated == 0, || format!("{} came twice", self.duplicated));
+        report.check(self.wrong == 0, || format!("{} wrong: {:?}", self.wrong, self.example));
+        report.totals(Totals {
+            rows_in: sent,
+            rows_out: self.read,
+            cpu_s: machine::cpu_s(),
+            peak_rss_bytes: machine::peak_rss_bytes(),
+            ..Totals::default()
+        });
+    }
+
     /// Events up to `sent` that have no answer.
     pub fn lost(&self, sent: u64) -> u64 {
         let seen = self.seen.iter().skip(1).filter(|s| **s).count() as u64;
@@ -296,13 +322,19 @@ impl Judge {
         found.first.fill(None);
     }
 
-    /// When the first event after the mark was seen, by task; `None` while one of them was not.
-    pub fn firsts(&self) -> Option<Vec<Instant>> {
-        self.found().first.iter().copied().collect()
+    /// When the first event after the mark was seen, by task; waits until one of each was.
+    pub fn firsts(&self, patience: Duration) -> Result<Vec<Instant>> {
+        let mut firsts = None;
+        wait_until("output of every task", patience, || {
+            firsts = self.found().first.iter().copied().collect();
+            firsts.is_some()
+        })
+        .map_err(|e| format!("{e}; not of tasks {:?}", self.silent()))?;
+        Ok(firsts.unwrap_or_default())
     }
 
     /// The tasks of which none was seen.
-    pub fn silent(&self) -> Vec<usize> {
+    fn silent(&self) -> Vec<usize> {
         let found = self.found();
         found.first.iter().enumerate().filter(|(_, f)| f.is_none()).map(|(n, _)| n).collect()
     }

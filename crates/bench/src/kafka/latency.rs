@@ -44,13 +44,7 @@ pub fn run(args: &KafkaLatency) -> Result<ExitCode> {
         let brokers = brokers()?;
         let servers = brokers.bootstrap();
         let (from, to) = super::nodes::topics(&brokers, args.partitions);
-        let part = Part {
-            servers: String::new(),
-            name: String::new(),
-            from: from.clone(),
-            to: to.clone(),
-            tasks: Some(args.tasks),
-        };
+        let part = Part::between(&from, &to, Some(args.tasks));
         let _nodes = Nodes::past_the_proxy(servers.clone(), part)?;
         let warm = WARM_S * args.events_per_s;
         let events = warm + args.seconds * args.events_per_s;

@@ -32,6 +32,14 @@ pub struct Part {
     pub tasks: Option<u32>,
 }
 
+impl Part {
+    /// What all nodes share; [`Nodes`] adds who each is and how it reaches the brokers.
+    pub fn between(from: &str, to: &str, tasks: Option<u32>) -> Part {
+        let (servers, name) = Default::default();
+        Part { servers, name, from: from.into(), to: to.into(), tasks }
+    }
+}
+
 /// An event of a key; no two have the same number.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Event {

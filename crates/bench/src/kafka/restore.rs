@@ -16,16 +16,14 @@ use rdkafka::{Message, error::KafkaError, producer::Producer};
 
 use super::{
     brokers,
-    ends::{Judge, consumer, event, producer, send},
-    failover::task_of,
+    ends::{Judge, consumer, event, producer, send, task_of},
     members::Members,
     nodes::{APP, Nodes, Part, topics},
 };
 use crate::{
     cli::Restore,
-    machine,
     node::wait_until,
-    report::{Report, Result, Totals},
+    report::{Report, Result},
 };
 
 const PARTITIONS: u32 = 6;
@@ -38,13 +36,7 @@ pub fn run(args: &Restore) -> Result<ExitCode> {
     let brokers = brokers()?;
     let (from, to) = topics(&brokers, PARTITIONS);
     let servers = brokers.bootstrap();
-    let part = Part {
-        servers: String::new(),
-        name: String::new(),
-        from: from.clone(),
-        to: to.clone(),
-        tasks: None,
-    };
+    let part = Part::between(&from, &to, None);
     let mut nodes = Nodes::past_the_proxy(servers.clone(), part)?;
     let members = Members::start(&servers)?;
     let judge =
@@ -70,12 +62,7 @@ pub fn run(args: &Restore) -> Result<ExitCode> {
         let (plain, records, bytes) = plain(&servers)?;
         let exec = Instant::now();
         nodes.start_at(0, servers.clone())?;
-        let mut firsts = None;
-        wait_until("output of every task", PATIENCE, || {
-            firsts = judge.firsts();
-            firsts.is_some()
-        })?;
-        let last = firsts.into_iter().flatten().max().ok_or("no task")?;
+        let last = judge.firsts(PATIENCE)?.into_iter().max().ok_or("no task")?;
         let claimed = members.claim(exec).ok_or("the node has claimed no task")?;
         let seconds = last.duration_since(claimed).as_secs_f64();
         println!(
@@ -92,16 +79,7 @@ pub fn run(args: &Restore) -> Result<ExitCode> {
         judge.finish(sent, Duration::from_secs(10))?;
     }
     let found = judge.found();
-    report.check(found.lost(sent) == 0, || format!("{} events were lost", found.lost(sent)));
-    report.check(found.duplicated == 0, || format!("{} came twice", found.duplicated));
-    report.check(found.wrong == 0, || format!("{} wrong: {:?}", found.wrong, found.example));
-    report.totals(Totals {
-        rows_in: sent,
-        rows_out: found.read,
-        cpu_s: machine::cpu_s(),
-        peak_rss_bytes: machine::peak_rss_bytes(),
-        ..Totals::default()
-    });
+    found.judge(&mut report, sent);
     report.figure("keys", args.keys);
     report.spread(["restore_s", "restore_s_min", "restore_s_max"], &restores);
     report.spread(["from_exec_s", "from_exec_s_min", "from_exec_s_max"], &execs);

@@ -110,13 +110,7 @@ fn node(
     to: &str,
     reader: &BaseConsumer,
 ) -> Result<f64> {
-    let part = Part {
-        servers: String::new(),
-        name: String::new(),
-        from: from.into(),
-        to: to.into(),
-        tasks: Some(args.tasks),
-    };
+    let part = Part::between(from, to, Some(args.tasks));
     let _nodes = Nodes::past_the_proxy(brokers.bootstrap(), part)?;
     let begun = Instant::now();
     count(reader, args.events)?;

@@ -8,20 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use millstream_core::rng::Rng;
 use rustix::process::Signal;
 
-use super::{
-    brokers,
-    ends::{Judge, Load},
-    failover::task_of,
-    members::Members,
-    nodes::{NODES, Nodes, Part, topics},
-};
+use super::{brokers, nodes::NODES, scene::Scene};
 use crate::{
     cli::ClusterTorture,
-    machine,
-    processes::mix,
-    report::{Report, Result, Totals},
+    report::{Report, Result},
 };
 
 const PARTITIONS: u32 = 3;
@@ -37,38 +30,20 @@ pub fn run(args: &ClusterTorture) -> Result<ExitCode> {
     let mut report = Report::new("cluster-torture", args.common.seed, 1);
     let brokers = brokers()?;
     let own: [_; NODES] = brokers.nodes();
-    let (from, to) = topics(&brokers, PARTITIONS);
-    let servers = brokers.bootstrap();
-    let part = Part {
-        servers: String::new(),
-        name: String::new(),
-        from: from.clone(),
-        to: to.clone(),
-        tasks: Some(args.tasks),
-    };
-    let mut nodes = Nodes::start(own.iter().map(|n| (**n).clone()).collect(), part)?;
-    let members = Members::start(&servers)?;
-    let judge = Judge::start(&servers, (&to, PARTITIONS), (args.keys, args.tasks), |key| {
-        task_of(key, args.tasks)
-    })?;
-    let load = Load::start(&servers, &from, args.keys, args.events_per_s)?;
-    let tasks = (args.tasks + PARTITIONS + 1) as usize;
+    let Scene { mut nodes, members, judge, load, tasks } =
+        Scene::start(&brokers, &own, PARTITIONS, (args.keys, args.tasks), args.events_per_s)?;
     members.wait_balanced(NODES, tasks, PATIENCE)?;
 
-    let mut random = args.common.seed;
-    let mut below = |n: u64| {
-        random = mix(random);
-        random % n
-    };
+    let mut random = Rng::new(args.common.seed);
     let wait = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
     let mut counts = [0u64; 3];
     for fault in 1..=args.faults {
-        let (node, kind) = (below(NODES as u64) as usize, below(3) as usize);
-        let away = AWAY_MAX_MS - below(1000);
+        let (node, kind) = (random.below(NODES as u64) as usize, random.below(3) as usize);
+        let away = AWAY_MAX_MS - random.below(1000);
         match kind {
             0 => {
                 nodes.kill(node)?;
-                wait(below(REST_MAX_MS));
+                wait(random.below(REST_MAX_MS));
                 nodes.start_again(node)?;
             }
             1 => {
@@ -83,7 +58,7 @@ pub fn run(args: &ClusterTorture) -> Result<ExitCode> {
             }
         }
         counts[kind] += 1;
-        wait(below(REST_MAX_MS));
+        wait(random.below(REST_MAX_MS));
         if fault % 20 == 0 || fault == args.faults {
             let (deaths, takeovers, _) = members.counts();
             println!(
@@ -100,24 +75,14 @@ pub fn run(args: &ClusterTorture) -> Result<ExitCode> {
     println!("all that came had come {:.1} s after the last event", begun.elapsed().as_secs_f64());
     let (deaths, takeovers, _) = members.counts();
     let found = judge.found();
-    let lost = found.lost(sent);
-    report.check(lost == 0, || format!("{lost} events were lost"));
-    report.check(found.duplicated == 0, || format!("{} came twice", found.duplicated));
-    report.check(found.wrong == 0, || format!("{} wrong: {:?}", found.wrong, found.example));
-    report.totals(Totals {
-        rows_in: sent,
-        rows_out: found.read,
-        cpu_s: machine::cpu_s(),
-        peak_rss_bytes: machine::peak_rss_bytes(),
-        ..Totals::default()
-    });
+    found.judge(&mut report, sent);
     let [kills, pauses, cuts] = counts;
     report.figure("kills", kills);
     report.figure("pauses", pauses);
     report.figure("cuts", cuts);
     report.figure("deaths", deaths);
     report.figure("takeovers", takeovers);
-    report.figure("lost", lost);
+    report.figure("lost", found.lost(sent));
     report.figure("duplicated", found.duplicated);
     report.figure("wrong", found.wrong);
     Ok(report.finish())
