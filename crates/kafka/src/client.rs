@@ -22,6 +22,9 @@ use millstream_core::{Error, Result, Time, engine::Waker};
 
 pub use self::records::{Collected, Fetched, Record, Records};
 
+/// What [`Client::read`] is asked for at once to read all, in bytes.
+const READ_BYTES: usize = 4 << 20;
+
 /// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {
@@ -196,4 +199,25 @@ pub trait Client: Send + Sync {
 
     /// How long the methods that wait will wait.
     fn patience(&self) -> Duration;
+}
+
+impl dyn Client + '_ {
+    /// Hands out all that a partition holds from its oldest record on, with offsets. It waits.
+    ///
+    /// # Errors
+    /// As [`Client::read`], and those of `take`.
+    pub fn read_all(
+        &self,
+        at: &TopicPartition,
+        mut take: impl FnMut(u64, Record<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut start = Start::Earliest;
+        while let Some(piece) = self.read(at, start, READ_BYTES)? {
+            for (offset, record) in piece.iter() {
+                start = Start::Offset(offset + 1);
+                take(offset, record)?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -68,8 +68,6 @@ use crate::{
 
 /// What the registry and the progress of all tasks may take in memory unread, in bytes.
 const AHEAD_BYTES: usize = 4 << 20;
-/// State that a visitor is shown at once, in bytes.
-const VISIT_BYTES: usize = 4 << 20;
 
 /// Who this is.
 #[derive(Clone, Debug)]
@@ -351,18 +349,13 @@ impl Engine for KafkaEngine {
         let name = self.task_name(task).ok_or_else(unknown)?;
         let (stage, partition) = names::split(&name)?;
         let at = TopicPartition::new(self.shared.names.state(stage)?, partition);
-        let mut start = Start::Earliest;
-        while let Some(fetched) = self.shared.client.read(&at, start, VISIT_BYTES)? {
-            for (offset, record) in fetched.iter() {
-                start = Start::Offset(offset + 1);
-                match codec::state(record.key, record.value) {
-                    Some(State::Changed(change)) => take(change)?,
-                    Some(_) => {}
-                    None => return Err(codec::foreign(&at, offset)),
-                }
+        self.shared.client.read_all(&at, |offset, record| {
+            match codec::state(record.key, record.value) {
+                Some(State::Changed(change)) => take(change),
+                Some(_) => Ok(()),
+                None => Err(codec::foreign(&at, offset)),
             }
-        }
-        Ok(())
+        })
     }
 
     fn tasks(&self) -> Vec<(String, TaskId, Progress)> {

@@ -11,7 +11,7 @@ use millstream::{
 use millstream_brokers::{Brokers, or_skip};
 use millstream_kafka::{
     KafkaSink, KafkaSource, Options,
-    client::{Client, Record, Records, Start, TopicPartition, TopicSpec, rd::RdClient},
+    client::{Client, Record, Records, TopicPartition, TopicSpec, rd::RdClient},
 };
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -40,13 +40,11 @@ fn topic(client: &dyn Client, name: &str, partitions: u32) {
 fn values(client: &dyn Client, topic: &str, partitions: u32) -> Vec<String> {
     let mut found = Vec::new();
     for partition in 0..partitions {
-        let (at, mut start) = (TopicPartition::new(topic, partition), Start::Earliest);
-        while let Some(piece) = client.read(&at, start, 1 << 20).unwrap() {
-            for (offset, record) in piece.iter() {
-                found.push(String::from_utf8_lossy(record.value.unwrap()).into_owned());
-                start = Start::Offset(offset + 1);
-            }
-        }
+        let all = client.read_all(&TopicPartition::new(topic, partition), |_, record| {
+            found.push(String::from_utf8_lossy(record.value.unwrap()).into_owned());
+            Ok(())
+        });
+        all.unwrap();
     }
     found
 }

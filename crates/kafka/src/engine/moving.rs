@@ -33,7 +33,7 @@ use super::{
     topics,
     views::{BEFORE, OUTSIDE},
 };
-use crate::client::{Client, Record, Records, Start, TopicPartition};
+use crate::client::{Client, Record, Records, TopicPartition};
 
 /// What is written, or read back, at once.
 const BYTES: usize = 4 << 20;
@@ -198,14 +198,12 @@ impl Mover<'_> {
     }
 
     fn read_lines(&self) -> Result<Vec<Line>> {
-        let (at, mut start, mut lines) = (self.registry(), Start::Earliest, Vec::new());
-        while let Some(piece) = self.client.read(&at, start, BYTES)? {
-            for (offset, record) in piece.iter() {
-                let line = record.value.and_then(unpack::<Line>);
-                lines.push(line.ok_or_else(|| super::codec::foreign(&at, offset))?);
-                start = Start::Offset(offset + 1);
-            }
-        }
+        let (at, mut lines) = (self.registry(), Vec::new());
+        self.client.read_all(&at, |offset, record| {
+            let line = record.value.and_then(unpack::<Line>);
+            lines.push(line.ok_or_else(|| super::codec::foreign(&at, offset))?);
+            Ok(())
+        })?;
         Ok(lines)
     }
 

@@ -15,7 +15,7 @@ use millstream_core::{
     Code, Error, Result,
     engine::{ClusterView, NodeState, TaskView},
 };
-use millstream_kafka::client::{Client, Start, TopicPartition, TopicSpec};
+use millstream_kafka::client::{Client, TopicPartition, TopicSpec};
 
 use super::{
     super::{FLOW, Plan, verdict, watch::Watched},
@@ -39,8 +39,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const BEFORE: f64 = 0.1;
 /// Seconds of rows that are worked off while a node stands still.
 const WHILE_PAUSED: u64 = 2;
-/// The widest that a list of alerts is read at once, in bytes.
-const BYTES: usize = 1 << 20;
 
 /// Runs the demo.
 pub fn run(options: &Demo, args: &Args, say: &mut Say) -> Result<ExitCode> {
@@ -94,14 +92,12 @@ fn no_brokers() -> Error {
 
 /// All alerts that are committed.
 fn alerts(client: &dyn Client, topic: &str) -> Result<Vec<super::super::recount::Alert>> {
-    let (at, mut start, mut found) = (TopicPartition::new(topic, 0), Start::Earliest, Vec::new());
-    while let Some(piece) = client.read(&at, start, BYTES)? {
-        for (offset, record) in piece.iter() {
-            start = Start::Offset(offset + 1);
-            let line = String::from_utf8_lossy(record.value.unwrap_or_default());
-            found.push(verdict::alert(&line).map_err(|e| e.at(format!("{at}, offset {offset}")))?);
-        }
-    }
+    let (at, mut found) = (TopicPartition::new(topic, 0), Vec::new());
+    client.read_all(&at, |offset, record| {
+        let line = String::from_utf8_lossy(record.value.unwrap_or_default());
+        found.push(verdict::alert(&line).map_err(|e| e.at(format!("{at}, offset {offset}")))?);
+        Ok(())
+    })?;
     Ok(found)
 }
 
