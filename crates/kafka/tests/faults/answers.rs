@@ -79,7 +79,7 @@ fn a_commit_that_comes_after_it_was_given_up_decides_nothing() {
     next.wait(1, DEADLINE);
     // In the middle of the next transaction.
     late.release(DEADLINE);
-    assert_eq!(scene.committed(), [1, 2, 3]);
+    assert_eq!(scene.committed(3), [1, 2, 3]);
     next.release(DEADLINE);
     assert_eq!(owner.settled(ticket), Settlement::Ok);
     owner.run(2);
@@ -129,7 +129,7 @@ fn a_commit_that_was_sent_twice_does_not_commit_the_next_turn() {
     let ticket = owner.commit();
     held.wait(1, DEADLINE);
     late.release(DEADLINE);
-    assert_eq!(scene.committed(), [1, 2, 3, 4], "the fifth turn's commit has not arrived");
+    assert_eq!(scene.committed(4), [1, 2, 3, 4], "the fifth turn's commit has not arrived");
     held.release(DEADLINE);
     assert_eq!(owner.settled(ticket), Settlement::Ok);
     owner.run(1);

@@ -364,19 +364,24 @@ impl<'a> Scene<'a> {
         format!("{}.state.f.write", self.app)
     }
 
-    /// The turns that are committed, as the judge sees them.
-    pub fn committed(&self) -> Vec<i64> {
-        let records = self.brokers.committed(&self.out());
-        let (one, two) = (numbers(&records, 0), numbers(&records, 1));
-        assert_eq!(one, two, "the partitions of a turn");
-        assert!(one.iter().all(|(_, tag)| *tag != ZOMBIE), "a zombie has written: {one:?}");
-        one.into_iter().map(|(n, _)| n).collect()
+    /// The turns that are committed, as the judge sees them; waits for `turns` of them. A commit is
+    /// told when it is decided, and each partition shows it when the mark has come there.
+    pub fn committed(&self, turns: u64) -> Vec<i64> {
+        Bell::default().until(&format!("{turns} turns, whole, in {}", self.out()), || {
+            let records = self.brokers.committed(&self.out());
+            let (one, two) = (numbers(&records, 0), numbers(&records, 1));
+            let same = one.iter().zip(&two).all(|(one, two)| one == two);
+            assert!(same, "the partitions of a turn: {one:?} {two:?}");
+            assert!(one.iter().all(|(_, tag)| *tag != ZOMBIE), "a zombie has written: {one:?}");
+            let there = one.len() == two.len() && one.len() as u64 >= turns;
+            there.then(|| one.into_iter().map(|(n, _)| n).collect())
+        })
     }
 
     /// Each of `turns` turns is committed once and in order, the state is what its log replays to,
     /// whoever opens the task next finds both, and the ledger balances.
     pub fn verdict(&self, turns: u64) {
-        assert_eq!(self.committed(), (1..=turns as i64).collect::<Vec<_>>(), "{}", self.app);
+        assert_eq!(self.committed(turns), (1..=turns as i64).collect::<Vec<_>>(), "{}", self.app);
         let mut replayed = State::new();
         for record in self.brokers.committed(&self.state()) {
             // 2, the table, the key; see engine/codec.rs.

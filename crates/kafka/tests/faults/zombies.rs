@@ -116,7 +116,7 @@ fn readers_wait_for_an_open_turn_no_longer_than_its_successor_needs() {
     // Somebody else's rows behind the open turn's.
     let ticket = new.engine.append(out, 0, conformance::frame(TaskId(0), 1, &[-1, 0])).unwrap();
     bell.until("they are appended", || new.engine.durable(ticket).then_some(()));
-    assert_eq!(scene.committed(), [1, 2, 3]);
+    assert_eq!(scene.committed(3), [1, 2, 3]);
     assert_eq!(rows(), before, "nothing is read past an open transaction");
     let mut successor = Owner::open(&new);
     let opened = begun.elapsed();

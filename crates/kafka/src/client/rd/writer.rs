@@ -272,7 +272,7 @@ fn ending(code: RDKafkaErrorCode, failed: &KafkaError, id: &str) -> Outcome {
     use RDKafkaErrorCode as K;
     match code {
         K::Fenced | K::ProducerFenced | K::InvalidProducerEpoch => Outcome::Fenced,
-        _ => Outcome::Refused(error(&format!("writing as {id}"), failed)),
+        _ => given_up(error(&format!("writing as {id}"), failed)),
     }
 }
 
