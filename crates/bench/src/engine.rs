@@ -218,7 +218,8 @@ fn produce(
         }
         let outputs = (0..FRAMES).map(|_| Output { stream, partition: 0, frame: frame.clone() });
         let progress = Progress { turn, ..Progress::default() };
-        lease.commit(Turn { progress, delta, outputs: outputs.collect() });
+        let outputs = outputs.collect();
+        lease.commit(Turn { progress, delta, outputs, ..Turn::default() });
         while engine.pending_bytes() > PENDING_MAX {
             std::thread::sleep(Duration::from_micros(200));
         }

@@ -173,6 +173,37 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// If the target cannot be written, or holds less than was confirmed.
     fn open(&self, partition: u32, schema: SchemaRef, note: &[u8]) -> Result<Box<dyn SinkWriter>>;
+
+    /// Itself, if an engine may write its rows; see [`Carried`].
+    fn carried(&self) -> Option<&dyn Carried> {
+        None
+    }
+}
+
+/// A sink whose rows can be written with the turn they come from, by the engine that keeps the
+/// turn: then they are there if and only if the turn is.
+pub trait Carried {
+    /// Where its rows are kept; an engine with this [`crate::engine::Engine::place`] can write
+    /// them.
+    ///
+    /// # Errors
+    /// If it cannot be told now.
+    fn place(&self) -> Result<String>;
+
+    /// Encodes rows of `schema` that come from task number `task`.
+    ///
+    /// # Errors
+    /// As [`Sink::open`].
+    fn encoder(&self, task: u32, schema: &SchemaRef) -> Result<Box<dyn RowEncoder>>;
+}
+
+/// Encodes rows that an engine writes.
+pub trait RowEncoder: Send {
+    /// The rows of turn `turn`, for [`crate::Turn::carried`].
+    ///
+    /// # Errors
+    /// A row that cannot be encoded.
+    fn encode(&mut self, rows: &[Batch], turn: u64) -> Result<Vec<u8>>;
 }
 
 /// A turn's rows, encoded for a sink.

@@ -181,6 +181,15 @@ pub trait Engine: Send + Sync {
         self.tasks().into_iter().find(|(_, task, _)| *task == id).map(|(name, ..)| name)
     }
 
+    /// Where turns are kept, if sinks may keep rows in the same place: theirs can then be part of
+    /// the turn ([`Turn::carried`]). `None` if the engine carries nothing.
+    ///
+    /// # Errors
+    /// If it cannot be told now.
+    fn place(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Figures for `status` and the benches.
     fn stats(&self) -> EngineStats;
 

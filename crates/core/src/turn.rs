@@ -106,6 +106,9 @@ pub struct Turn {
     pub delta: Delta,
     /// Frames to append; a task's frames for one partition keep their order.
     pub outputs: Vec<Output>,
+    /// Rows that the engine writes to sinks with the turn, as their sinks have encoded them (see
+    /// [`crate::connector::Carried`]); none if it has no [`crate::engine::Engine::place`].
+    pub carried: Vec<Vec<u8>>,
 }
 
 /// A table's number: a hash of its name, so that it is never positional.

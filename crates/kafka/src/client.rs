@@ -194,6 +194,12 @@ pub trait Client: Send + Sync {
     /// partition. `done` is called once, from any thread, when the last one is acknowledged.
     fn append(&self, records: Records, done: Appended);
 
+    /// Names the cluster, and as whom it is spoken to: clients with one identity can do the same.
+    ///
+    /// # Errors
+    /// As [`Client::topic`].
+    fn identity(&self) -> Result<String>;
+
     /// What keeps it from reaching the brokers, if anything does.
     fn trouble(&self) -> Option<Error>;
 

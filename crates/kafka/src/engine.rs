@@ -219,6 +219,10 @@ impl KafkaEngine {
 }
 
 impl Engine for KafkaEngine {
+    fn place(&self) -> Result<Option<String>> {
+        self.shared.client.identity().map(Some)
+    }
+
     fn create_stream(&self, spec: &StreamSpec) -> Result<StreamId> {
         spec.check()?;
         let find = || {

@@ -11,6 +11,10 @@
 //! written iff its number is not there; both are there or neither; nobody else can add one in
 //! between.
 //!
+//! *On a Kafka engine* of the same cluster and user none of this is needed: rows are records of the
+//! transaction that commits the turn they come from ([`carried`]). Each is there once, for readers
+//! with `read_committed`, without a header of ours.
+//!
 //! *Invariants*
 //! - `prepare` is a function of the rows and of what the note says: number, run, partitions.
 //! - A key's records go where Kafka's own clients put that key.
@@ -22,6 +26,7 @@
 //! *Failure:* while brokers are away a write waits up to four times the client's patience, and is
 //! then tried again by the supervisor. A record that Kafka refuses is an error of the task.
 
+mod carried;
 pub mod encoding;
 mod rows;
 mod target;
@@ -35,10 +40,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use arrow_schema::SchemaRef;
 use millstream_core::{
     Code, Error, Result,
-    connector::{Guarantee, Sink, SinkWriter},
+    connector::{Carried, Guarantee, RowEncoder, Sink, SinkWriter},
 };
 
-use self::{rows::Rows, writer::KafkaWriter};
+use self::{
+    carried::{Known, TaskRows},
+    rows::Rows,
+    writer::KafkaWriter,
+};
 use crate::client::Client;
 
 /// Writes rows to a topic. See the [module](self) for what it guarantees.
@@ -56,6 +65,7 @@ pub struct KafkaSink {
     name: String,
     exactly_once: bool,
     partitioned: bool,
+    known: Arc<Known>,
 }
 
 /// What values are to be.
@@ -96,6 +106,7 @@ impl KafkaSink {
             name: "millstream".into(),
             exactly_once: false,
             partitioned: false,
+            known: Arc::default(),
         }
     }
 
@@ -188,6 +199,20 @@ impl Sink for KafkaSink {
     fn open(&self, partition: u32, schema: SchemaRef, note: &[u8]) -> Result<Box<dyn SinkWriter>> {
         let rows = Rows::new(self, &schema)?;
         Ok(Box::new(KafkaWriter::open(self, partition, rows, note)?))
+    }
+
+    fn carried(&self) -> Option<&dyn Carried> {
+        Some(self)
+    }
+}
+
+impl Carried for KafkaSink {
+    fn place(&self) -> Result<String> {
+        self.client.identity()
+    }
+
+    fn encoder(&self, task: u32, schema: &SchemaRef) -> Result<Box<dyn RowEncoder>> {
+        Ok(Box::new(TaskRows::new(self, task, Rows::new(self, schema)?)?))
     }
 }
 

@@ -551,13 +551,18 @@ impl Planner<'_> {
         inboxes: &BTreeMap<usize, Mailbox>,
     ) -> Edge {
         let inbox = inboxes[&target];
+        let sink = match &self.step(target).kind {
+            StepKind::Sink { sink } => Some((self.step(target).name.clone(), sink.clone())),
+            _ => None,
+        };
         Edge {
             from: (operator, from.1),
             stream: inbox.stream,
             schema: schemas[&from].clone(),
             partitions: inbox.partitions,
             route,
-            timed: !matches!(self.step(target).kind, StepKind::Sink { .. }),
+            timed: sink.is_none(),
+            sink,
         }
     }
 
@@ -591,6 +596,7 @@ impl Planner<'_> {
                 partitions: 1,
                 route: Route::Same,
                 timed: false,
+                sink: None,
             });
         }
         Ok(())

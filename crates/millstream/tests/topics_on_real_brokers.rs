@@ -107,6 +107,38 @@ fn a_flow_between_topics_of_real_brokers_loses_nothing() {
     assert!(found.into_iter().eq(0..300));
 }
 
+/// A turn's rows are records of the transaction that commits it, whatever the sinks promise
+/// elsewhere: no header of ours, no topic of numbers.
+#[test]
+fn a_flow_on_kafka_writes_rows_with_its_turns() {
+    let brokers = or_skip!(Brokers::shared());
+    let (client, prefix) = client(brokers, "with-turns");
+    let [from, least, once] = ["in", "least", "once"].map(|name| format!("{prefix}{name}"));
+    for name in [&from, &least, &once] {
+        topic(&*client, name, 2);
+    }
+    fill(&*client, &from, &rows(300));
+    let to = |topic: &str| KafkaSink::json(client.clone(), topic).key(["n"]);
+    let flow = Flow::new("topics")
+        .source("rows", KafkaSource::json(client.clone(), &from).unwrap().finite())
+        .filter("all", |_: &Row| true)
+        .sink("least", to(&least))
+        .sink("once", to(&once).exactly_once(&once));
+    let address = format!("kafka://{}", brokers.bootstrap());
+    let node = Node::kafka(&address, &prefix, "a").unwrap().http(":0").signals(false);
+    node.run(flow).unwrap();
+    for name in [&least, &once] {
+        let found = brokers.committed(name);
+        let mut numbers: Vec<u64> =
+            found.iter().map(|r| serde_json::from_str::<Row>(r.text()).unwrap().n).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..300), "{name}");
+        assert!(found.iter().all(|r| r.headers.is_empty()), "{name}: {:?}", found[0]);
+    }
+    let numbers = format!("millstream-sink-{once}-0");
+    assert!(client.topic(&numbers).unwrap().is_none(), "{numbers}");
+}
+
 /// Names and values that our options give are those of the library. It needs no brokers.
 #[test]
 fn the_library_knows_our_options() {

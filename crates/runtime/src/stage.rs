@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use arrow_schema::SchemaRef;
 use millstream_core::{
     Code, Error, Result,
-    connector::{Sink, Source},
+    connector::{Carried, Sink, Source},
+    engine::Engine,
     operator::{Operator, Port},
     turn::StreamId,
 };
@@ -66,6 +67,15 @@ pub fn apart<'a>(sinks: impl IntoIterator<Item = (String, &'a dyn Sink)>) -> Res
         seen.insert(file, name);
     }
     Ok(())
+}
+
+/// A sink as one whose rows the engine writes with the turn, if it can.
+///
+/// # Errors
+/// If it cannot be told now.
+pub fn carried<'a>(sink: &'a dyn Sink, engine: &dyn Engine) -> Result<Option<&'a dyn Carried>> {
+    let (Some(carried), Some(place)) = (sink.carried(), engine.place()?) else { return Ok(None) };
+    Ok((carried.place()? == place).then_some(carried))
 }
 
 /// Where a stage's rows come from.
@@ -135,7 +145,7 @@ impl Producers {
 }
 
 /// Where an operator's port leads.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Edge {
     /// The operator's index in the chain and its port. The main port of any but the last leads to
     /// the next operator and has no edge.
@@ -150,6 +160,9 @@ pub struct Edge {
     pub route: Route,
     /// Whether its readers care for watermarks; a sink only wants to know the end.
     pub timed: bool,
+    /// The sink that reads the stream, if one does, and its stage's name. On an engine that can
+    /// carry its rows they go there with the turn, and none into the stream.
+    pub sink: Option<(String, Arc<dyn Sink>)>,
 }
 
 /// Which partition a row goes to.

@@ -103,6 +103,9 @@ pub struct Task {
     live: Option<Live>,
     /// The turn that calls never returned from, and which ones it goes without.
     suspect: Option<TurnPlan>,
+    /// The engine has refused the turn of an event that was tried alone: no death, so that attempt
+    /// does not count.
+    refused: bool,
     pace: Pace,
     stats: TaskStats,
 }
@@ -135,6 +138,7 @@ impl Task {
             probe,
             live: None,
             suspect: None,
+            refused: false,
             pace: Pace::new(),
             stats: TaskStats::default(),
         }
@@ -266,12 +270,12 @@ impl Task {
                 if let Some(target) = &self.stage.sink {
                     let schema = fronts.first().map(|f| f.schema.clone()).ok_or_else(no_front)?;
                     sink = Some(SinkOutput::open(
-                        target.as_ref(),
+                        target,
                         self.partition,
                         schema,
                         &progress,
                         &inputs,
-                        lease.as_mut(),
+                        (self.around.engine.as_ref(), lease.as_mut()),
                         self.around.waker.clone(),
                     )?);
                 }
@@ -294,7 +298,12 @@ impl Task {
         };
         self.live = Some(Live {
             chain: Chain::new((self.stage.chain)(self.partition), self.probe.clone()),
-            exchange: Exchange::new(&self.stage, self.partition, Time::MIN),
+            exchange: Exchange::open(
+                &self.stage,
+                self.partition,
+                self.around.engine.as_ref(),
+                &progress.counters.sent,
+            )?,
             lease,
             input,
             sink,
@@ -323,7 +332,11 @@ impl Task {
             self.live = Some(live);
             return Ok(Did::Worked);
         }
-        live.settle()?;
+        if let Err(error) = live.settle() {
+            // What is too large stays too large: that is the event's own doing.
+            self.refused = live.tried.is_some() && error.code() != Code::Limit;
+            return Err(error);
+        }
         let full = live.unsettled.len() >= IN_FLIGHT_MAX;
         let blocked = match &mut live.sink {
             Some(sink) => !sink.ready(live.lease.as_ref(), self.around.connectors.as_ref())?,
@@ -374,7 +387,9 @@ impl Task {
             };
             if events > 0 {
                 let floor = (&self.around.floor, self.around.slot);
-                return Ok(live.announce(intake, events, now, floor));
+                let did = live.announce(intake, events, self.refused, now, floor);
+                self.refused &= live.announced.is_none();
+                return Ok(did);
             }
         }
         let positions = |p: &Progress| p.inputs.iter().map(|i| i.position).collect();
@@ -554,34 +569,28 @@ impl Task {
             watermark: live.fired,
             status: live.status,
         };
-        let mut outputs = Vec::new();
-        let sent = &mut next.counters.sent;
-        live.exchange.rows(produced.rows, stamp, &mut outputs, sent)?;
-        live.exchange.mail(produced.mail, stamp, &mut outputs, sent)?;
+        let mut turn = Turn { progress: next, delta: produced.delta, ..Turn::default() };
+        live.exchange.rows(produced.rows, stamp, &mut turn)?;
+        live.exchange.mail(produced.mail, stamp, &mut turn)?;
         let mut letters = self.address(intake.letters, produced.letters, clock);
         if mutant::is(Mutant::DropFrame) && stamp.turn % 16 == 3 {
-            outputs.pop();
+            turn.outputs.pop();
         }
         if mutant::is(Mutant::LoseLetter) && stamp.turn % 4 == 1 {
             letters.pop();
         }
         self.stats.letters += letters.len() as u64;
         self.stats.bad += letters.iter().filter(|l| l.trigger.is_record()).count() as u64;
-        live.exchange.letters(letters, stamp, &mut outputs, sent)?;
+        live.exchange.letters(letters, stamp, &mut turn)?;
         if !produced.more {
-            live.exchange.watermarks(
-                stamp,
-                now,
-                self.stage.limits.watermark_every,
-                &mut outputs,
-            )?;
+            live.exchange.watermarks(stamp, now, self.stage.limits.watermark_every, &mut turn)?;
         }
         if mutant::is(Mutant::ApplyTwice) && stamp.turn % 16 == 3 {
-            outputs.extend(outputs.clone());
+            turn.outputs.extend(turn.outputs.clone());
         }
         live.more = produced.more;
-        live.progress = next.clone();
-        let ticket = live.lease.commit(Turn { progress: next, delta: produced.delta, outputs });
+        live.progress = turn.progress.clone();
+        let ticket = live.lease.commit(turn);
         self.stats.turns += 1;
         self.stats.records += taken as u64;
         self.pace.turn(taken, live.more);

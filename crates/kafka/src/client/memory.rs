@@ -382,6 +382,10 @@ impl Client for Connection {
         self.shared.with(|state| state.append(self.number, records, done));
     }
 
+    fn identity(&self) -> Result<String> {
+        self.reached(|_| Ok(format!("{:p}", Arc::as_ptr(&self.shared))))
+    }
+
     fn trouble(&self) -> Option<Error> {
         self.reached(|_| Ok(())).err()
     }

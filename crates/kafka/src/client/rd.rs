@@ -32,6 +32,7 @@ use rdkafka::{
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use self::{append::Appender, fetch::Fetchers, writer::RdWriter};
 use super::{Appended, Client, Fetched, Reader, Records, Start, TopicPartition, TopicSpec, Writer};
@@ -60,6 +61,8 @@ pub struct RdClient {
     admin: AdminClient<Context>,
     /// Asks about offsets; reads nothing.
     asking: Mutex<Arc<BaseConsumer<Context>>>,
+    /// The cluster's id, once it is known.
+    cluster: Mutex<Option<String>>,
     fetchers: Fetchers,
     appender: Appender,
 }
@@ -234,6 +237,7 @@ impl RdClient {
             context,
             admin,
             asking: Mutex::new(Arc::new(asking)),
+            cluster: Mutex::default(),
         }))
     }
 
@@ -469,6 +473,21 @@ impl Client for RdClient {
 
     fn append(&self, records: Records, done: Appended) {
         self.appender.append(&records, done);
+    }
+
+    fn identity(&self) -> Result<String> {
+        let mut known = lock(&self.cluster);
+        if known.is_none() {
+            *known = self.asking().client().fetch_cluster_id(PATIENCE);
+        }
+        let silent = || unreachable("no broker has said which cluster it belongs to");
+        let cluster = known.clone().ok_or_else(|| self.trouble().unwrap_or_else(silent))?;
+        let brokers = ["bootstrap.servers", "metadata.broker.list"];
+        let mut given: Vec<_> =
+            self.properties.given.iter().filter(|(name, _)| !brokers.contains(&&**name)).collect();
+        given.sort();
+        // Secrets are among them: their hash names them, and shows nothing.
+        Ok(format!("{cluster}/{:016x}", xxh3_64(format!("{given:?}").as_bytes())))
     }
 
     fn trouble(&self) -> Option<Error> {

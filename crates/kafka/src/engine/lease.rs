@@ -18,7 +18,10 @@ use super::{
     shared::Shared,
     tail::Tail,
 };
-use crate::client::{Outcome, Record, Records, TopicPartition, Writer};
+use crate::{
+    client::{Outcome, Record, Records, TopicPartition, Writer},
+    sink::encoding,
+};
 
 pub(super) struct KafkaLease {
     pub shared: Arc<Shared>,
@@ -55,7 +58,7 @@ pub(super) struct Undecided {
 impl KafkaLease {
     /// The transaction that a turn is.
     fn transaction(&mut self, turn: Turn) -> Result<(Records, Turned)> {
-        let Turn { progress, delta, outputs } = turn;
+        let Turn { progress, delta, outputs, carried } = turn;
         let mut records = Records::default();
         for output in &outputs {
             let at = self.shared.partition(output.stream, output.partition)?;
@@ -65,6 +68,7 @@ impl KafkaLease {
             let key = frame_key(self.task, *rows);
             records.push_shared(&at, &key, output.frame.bytes().clone());
         }
+        carried.iter().try_for_each(|rows| encoding::append(rows, &mut records))?;
         let mut key = Vec::new();
         for change in changes(delta.bytes()) {
             let change = change?;

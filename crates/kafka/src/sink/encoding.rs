@@ -62,6 +62,13 @@ pub(super) fn push(
 /// # Errors
 /// [`millstream_core::Code::Corrupt`] if they are not such bytes.
 pub fn records(bytes: &[u8]) -> Result<Records> {
+    let mut records = Records::default();
+    append(bytes, &mut records)?;
+    Ok(records)
+}
+
+/// As [`records`], behind others.
+pub(crate) fn append(bytes: &[u8], records: &mut Records) -> Result<()> {
     let mut rest = Rest(bytes);
     if rest.take::<1>()? != [VERSION] {
         return Err(corrupt());
@@ -69,7 +76,6 @@ pub fn records(bytes: &[u8]) -> Result<Records> {
     let len = u16::from_le_bytes(rest.take()?) as usize;
     let topic = std::str::from_utf8(rest.slice(len)?).map_err(|_| corrupt())?;
     let mut at = TopicPartition::new(topic, 0);
-    let mut records = Records::default();
     let mut headers = Vec::new();
     while !rest.0.is_empty() {
         at.partition = u32::from_le_bytes(rest.take()?);
@@ -92,7 +98,7 @@ pub fn records(bytes: &[u8]) -> Result<Records> {
         }
         records.push(&at, Record { key, value, headers: &headers, time });
     }
-    Ok(records)
+    Ok(())
 }
 
 /// Bytes not read yet.

@@ -11,7 +11,9 @@ use millstream_core::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    KafkaSink, encoding, no_topic,
+    KafkaSink,
+    carried::Found,
+    encoding,
     rows::{Rows, Turn},
     target::Target,
 };
@@ -19,9 +21,6 @@ use crate::client::TopicPartition;
 
 const VERSION: u8 = 1;
 const LEN: usize = 37;
-/// What Kafka adds to a record's key and value, generously.
-const RECORD_OVERHEAD: usize = 512;
-
 /// What is known of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Note {
@@ -83,13 +82,11 @@ pub(super) struct KafkaWriter {
 impl KafkaWriter {
     pub fn open(sink: &KafkaSink, partition: u32, rows: Rows, note: &[u8]) -> Result<KafkaWriter> {
         let last = if note.is_empty() { None } else { Some(Note::decode(note)?) };
-        let found = sink.client.topic(&sink.topic)?.ok_or_else(|| no_topic(&sink.topic))?;
-        let max = found.settings.iter().find(|(name, _)| name == "max.message.bytes");
-        let max: usize = max.and_then(|(_, max)| max.parse().ok()).unwrap_or(usize::MAX);
+        let Found { partitions, bytes_max } = Found::ask(sink)?;
         let (target, written) = Target::open(sink, partition)?;
         let run = match (last, &target) {
             (Some(note), _) => note.run,
-            (None, Target::Append { .. }) => run(sink, found.partitions)?,
+            (None, Target::Append { .. }) => run(sink, partitions)?,
             (None, _) => 0,
         };
         let id = match target {
@@ -106,8 +103,8 @@ impl KafkaWriter {
             target,
             id,
             run,
-            partitions: found.partitions,
-            bytes_max: max.saturating_sub(RECORD_OVERHEAD),
+            partitions,
+            bytes_max,
             next,
             last,
         };

@@ -1,8 +1,9 @@
 //! A task that counts, and what must be true of it whatever has happened.
 //!
-//! *The oracle:* the task's turn `n` appends the number `n` to two partitions, and changes keys
-//! that follow from `n` alone, but for a sum that it keeps in its state. Whoever has seen `n` turns
-//! can tell all that is committed: a turn that is lost, torn, or counted twice shows.
+//! *The oracle:* the task's turn `n` appends the number `n` to two partitions of a stream and, as
+//! a sink's row, to a topic of the user's, and changes keys that follow from `n` alone, but for a
+//! sum that it keeps in its state. Whoever has seen `n` turns can tell all that is committed: a
+//! turn that is lost, torn, or counted twice shows.
 
 use std::{
     collections::BTreeMap,
@@ -13,17 +14,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use millstream_brokers::{Brokers, Committed};
 use millstream_core::{
-    Frame, Result,
+    Batch, Frame, Result,
+    connector::{Carried, RowEncoder},
     engine::{Engine, Lease, Settlement, StreamSpec, TaskSpec, Ticket},
     turn::{Change, Delta, InputProgress, Position, StreamId, TableId, Turn},
 };
 use millstream_kafka::{
-    client::{Client, rd::RdClient},
+    KafkaSink,
+    client::{Client, TopicSpec, rd::RdClient},
     engine::{KafkaEngine, Options, Threads},
 };
 use millstream_runtime::conformance;
+use serde::Deserialize;
 
 /// How long anything may take that happens in the end.
 pub const WITHIN: Duration = Duration::from_secs(60);
@@ -64,6 +70,13 @@ impl Bell {
     }
 }
 
+/// A row in the user's topic.
+#[derive(Deserialize)]
+struct Said {
+    n: i64,
+    tag: i64,
+}
+
 /// An application of a test's own.
 pub struct Scene<'a> {
     pub brokers: &'a Brokers,
@@ -72,6 +85,7 @@ pub struct Scene<'a> {
 
 /// A node of it.
 pub struct Running {
+    app: String,
     pub engine: KafkaEngine,
     pub client: Arc<dyn Client>,
     _threads: Threads,
@@ -102,14 +116,34 @@ fn try_join_with(app: &str, bootstrap: &str, settings: &[Setting]) -> Result<Run
     let (app, node) = (app.to_string(), format!("node-{}-{run}", std::process::id()));
     let incarnation = u64::from(std::process::id()) << 32 | run;
     let client = client(bootstrap, settings);
-    let options = Options { app, node, incarnation, member: None };
+    let options = Options { app: app.clone(), node, incarnation, member: None };
     let connected = KafkaEngine::connect(&options, client.clone())?;
     let engine = connected.engine.clone();
-    Ok(Running { engine, client, _threads: Threads::start(connected)? })
+    Ok(Running { app, engine, client, _threads: Threads::start(connected)? })
 }
 
 pub fn join(app: &str, bootstrap: &str) -> Running {
     try_join(app, bootstrap).unwrap()
+}
+
+/// The user's topic that the task writes to.
+fn said(app: &str) -> String {
+    format!("{app}-said")
+}
+
+/// Encodes rows for it, as the runtime has it done.
+fn encoder(node: &Running) -> Box<dyn RowEncoder> {
+    let name = said(&node.app);
+    let spec = TopicSpec { name: name.clone(), partitions: 1, settings: Vec::new() };
+    node.client.create_topic(&spec).unwrap();
+    let sink = KafkaSink::json(node.client.clone(), &name);
+    assert_eq!(Some(sink.place().unwrap()), node.engine.place().unwrap());
+    sink.encoder(0, &schema()).unwrap()
+}
+
+fn schema() -> SchemaRef {
+    let field = |name| Field::new(name, DataType::Int64, false);
+    Arc::new(Schema::new(vec![field("n"), field("tag")]))
 }
 
 /// What the task writes to.
@@ -180,6 +214,7 @@ pub struct Owner {
     engine: KafkaEngine,
     spec: TaskSpec,
     out: StreamId,
+    encoder: Box<dyn RowEncoder>,
     bell: Arc<Bell>,
     pub lease: Option<Box<dyn Lease>>,
     /// Turns known to be committed.
@@ -197,8 +232,9 @@ impl Owner {
         let engine = node.engine.clone();
         let out = engine.create_stream(&out()).unwrap();
         let (spec, bell) = task("f/write/0", &[]);
-        let (turns, handed, sum, tag) = (0, 0, 0, 0);
-        let mut owner = Owner { engine, spec, out, bell, lease: None, turns, handed, sum, tag };
+        let encoder = encoder(node);
+        let (lease, turns, handed, sum, tag) = (None, 0, 0, 0, 0);
+        let mut owner = Owner { engine, spec, out, encoder, bell, lease, turns, handed, sum, tag };
         owner.reopen();
         owner
     }
@@ -224,6 +260,10 @@ impl Owner {
         let frame = |p| (self.out, p, conformance::frame(lease.task(), n, &[n as i64, self.tag]));
         let outputs = (0..PARTITIONS).map(frame).collect();
         let mut turn = conformance::turn(n, outputs, delta(n, self.sum));
+        let column = |n: i64| Arc::new(Int64Array::from(vec![n])) as ArrayRef;
+        let row = RecordBatch::try_new(schema(), vec![column(n as i64), column(self.tag)]);
+        let row = Batch::derived(row.unwrap());
+        turn.carried.push(self.encoder.encode(&[row], n).unwrap());
         turn.progress.counters.sent.insert(self.out, 2 * n * u64::from(PARTITIONS));
         lease.commit(turn)
     }
@@ -370,10 +410,16 @@ impl<'a> Scene<'a> {
         Bell::default().until(&format!("{turns} turns, whole, in {}", self.out()), || {
             let records = self.brokers.committed(&self.out());
             let (one, two) = (numbers(&records, 0), numbers(&records, 1));
-            let same = one.iter().zip(&two).all(|(one, two)| one == two);
-            assert!(same, "the partitions of a turn: {one:?} {two:?}");
+            let rows = self.brokers.committed(&said(&self.app));
+            let rows = rows.iter().map(|r| serde_json::from_str::<Said>(r.text()).unwrap());
+            let said: Vec<_> = rows.map(|row| (row.n, row.tag)).collect();
+            for other in [&two, &said] {
+                let same = one.iter().zip(other).all(|(one, other)| one == other);
+                assert!(same, "the partitions of a turn: {one:?} {other:?}");
+            }
             assert!(one.iter().all(|(_, tag)| *tag != ZOMBIE), "a zombie has written: {one:?}");
-            let there = one.len() == two.len() && one.len() as u64 >= turns;
+            let whole = one.len() == two.len() && one.len() == said.len();
+            let there = whole && one.len() as u64 >= turns;
             there.then(|| one.into_iter().map(|(n, _)| n).collect())
         })
     }

@@ -83,6 +83,7 @@ pub fn turn(number: u64, outputs: Vec<(StreamId, u32, Frame)>, delta: Delta) -> 
             .into_iter()
             .map(|(stream, partition, frame)| Output { stream, partition, frame })
             .collect(),
+        carried: Vec::new(),
     }
 }
 

@@ -206,7 +206,7 @@ impl Shared {
 
     /// Commits a turn: it gets its place in the order, becomes visible, and is queued.
     pub fn commit(&self, task: TaskId, epoch: u64, turn: Turn) -> Result<u64, Settlement> {
-        let Turn { progress, delta, outputs } = turn;
+        let Turn { progress, delta, outputs, carried: _ } = turn;
         let fatal = Settlement::Fatal;
         let delta_meta = match (delta.is_empty(), u32::try_from(delta.bytes().len())) {
             (true, _) => None,

@@ -1,7 +1,13 @@
 //! Turns what a chain has produced into frames for the partitions of its streams.
 //!
-//! *Invariant:* of a turn's frames in one partition only the last one with rows moves time: a
-//! reader that stops between two of them must not see the watermark before the rows.
+//! Rows for a sink that the engine can carry become part of the turn as that sink encodes them.
+//!
+//! *Invariants*
+//! - Of a turn's frames in one partition only the last one with rows moves time: a reader that
+//!   stops between two of them must not see the watermark before the rows.
+//! - Rows overtake none that went to the same sink before: a task that has ever sent some into the
+//!   sink's stream goes on sending them there.
+//!
 //! *Limits:* [`FRAME_BYTES`] in a frame, unless one row has more; [`RUN_BYTES`] are put together at
 //! once.
 
@@ -10,7 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_select::concat::concat_batches;
 use millstream_core::{
-    Batch, FrameHeader, FrameKind, Result, Status, Time,
+    Batch, FrameHeader, FrameKind, Result, Status, Time, Turn,
+    connector::RowEncoder,
+    engine::Engine,
     frame::{FrameEncoder, fingerprint},
     key::{Keys, Slot},
     ledger::Sent,
@@ -19,7 +27,11 @@ use millstream_core::{
     turn::{Output, TaskId},
 };
 
-use crate::stage::{Edge, Mailbox, Route, Stage};
+use super::sink::SINK;
+use crate::{
+    catch::guard,
+    stage::{Edge, Mailbox, Route, Stage, carried},
+};
 
 /// Bytes of rows in a frame: what a reader takes in with one turn, and far below
 /// [`millstream_core::frame::FRAME_BYTES_MAX`].
@@ -61,6 +73,8 @@ struct EdgeState {
     edge: Edge,
     wire: arrow_schema::SchemaRef,
     fingerprint: u64,
+    /// If its rows go to their sink with the turn.
+    encoder: Option<Box<dyn RowEncoder>>,
     /// What every partition has been told.
     told: (Time, Status),
     told_at: Time,
@@ -73,15 +87,39 @@ impl EdgeState {
 }
 
 impl Exchange {
-    /// The exchange behind task `partition` of `stage`; `watermark` is what was committed.
-    pub fn new(stage: &Stage, partition: u32, watermark: Time) -> Exchange {
+    /// The exchange behind task `partition` of `stage`, which has `sent` so much before.
+    ///
+    /// # Errors
+    /// If a sink that the engine carries cannot be written to.
+    pub fn open(
+        stage: &Stage,
+        partition: u32,
+        engine: &dyn Engine,
+        sent: &Sent,
+    ) -> Result<Exchange> {
+        let mut exchange = Exchange::new(stage, partition);
+        for EdgeState { edge, encoder, .. } in &mut exchange.edges {
+            if let Some((_, sink)) = &edge.sink
+                && !sent.contains_key(&edge.stream)
+            {
+                *encoder = guard(SINK, || {
+                    let sink = carried(sink.as_ref(), engine)?;
+                    sink.map(|sink| sink.encoder(partition, &edge.schema)).transpose()
+                })?;
+            }
+        }
+        Ok(exchange)
+    }
+
+    fn new(stage: &Stage, partition: u32) -> Exchange {
         let edges = stage.edges.iter().map(|edge| {
             let wire = Batch::wire_schema(&edge.schema);
             EdgeState {
                 edge: edge.clone(),
                 fingerprint: fingerprint(&wire),
                 wire,
-                told: (watermark, Status::Active),
+                encoder: None,
+                told: (Time::MIN, Status::Active),
                 told_at: Time::MIN,
             }
         });
@@ -94,26 +132,34 @@ impl Exchange {
         }
     }
 
-    /// Frames for `rows`, by edge and partition.
+    /// Frames for `rows`, by edge and partition, and what the engine carries to sinks.
     ///
     /// # Errors
-    /// If rows do not have the edge's schema, or a frame grows beyond its limit: bugs, not data.
+    /// If a sink cannot encode a row. If rows do not have the edge's schema, or a frame grows
+    /// beyond its limit: bugs, not data.
     pub fn rows(
         &mut self,
         rows: Vec<((usize, usize), Batch)>,
         stamp: Stamp,
-        out: &mut Vec<Output>,
-        sent: &mut Sent,
+        turn: &mut Turn,
     ) -> Result<()> {
         let mut by_edge: BTreeMap<(usize, usize), Vec<Batch>> = BTreeMap::new();
         for (from, batch) in rows.into_iter().filter(|(_, b)| !b.is_empty()) {
             by_edge.entry(from).or_default().push(batch);
         }
         let mut parts = Vec::new();
-        for (n, EdgeState { edge, .. }) in self.edges.iter().enumerate() {
+        for (n, EdgeState { edge, encoder, .. }) in self.edges.iter_mut().enumerate() {
             let Some(batches) = by_edge.get(&edge.from) else { continue };
-            *sent.entry(edge.stream).or_default() +=
-                batches.iter().map(|b| b.len() as u64).sum::<u64>();
+            let count = batches.iter().map(|b| b.len() as u64).sum::<u64>();
+            let counters = &mut turn.progress.counters;
+            if let (Some(encoder), Some((name, _))) = (encoder, &edge.sink) {
+                turn.carried.push(guard(SINK, || encoder.encode(batches, stamp.turn))?);
+                let counted = counters.operators.entry(name.clone()).or_default();
+                counted.read += count;
+                counted.processed += count;
+                continue;
+            }
+            *counters.sent.entry(edge.stream).or_default() += count;
             let batches = batches.iter().flat_map(|b| cut(b.clone(), RUN_BYTES)).collect();
             for run in groups(batches, bytes, RUN_BYTES) {
                 let batch = concat(&run, &edge.schema)?;
@@ -136,19 +182,19 @@ impl Exchange {
             let header = stamp.header(FrameKind::Rows, self.edges[n].fingerprint);
             let wire = part.to_wire(&self.edges[n].wire)?;
             let frame = self.encoder.encode(header, Some(&wire))?;
-            out.push(Output { stream, partition, frame });
+            turn.outputs.push(Output { stream, partition, frame });
         }
         Ok(())
     }
 
-    /// Frames without rows, for the partitions that have none in `out`, if time or status has
+    /// Frames without rows, for the partitions that have none in the turn, if time or status has
     /// moved and `every` has passed since the last ones (at once if the status changed).
     pub fn watermarks(
         &mut self,
         stamp: Stamp,
         now: Time,
         every: std::time::Duration,
-        out: &mut Vec<Output>,
+        turn: &mut Turn,
     ) -> Result<()> {
         for state in &mut self.edges {
             if !state.owes(stamp.watermark, stamp.status) {
@@ -162,7 +208,7 @@ impl Exchange {
             }
             for partition in 0..state.edge.partitions {
                 // Messages lie in the same stream, but move no time.
-                let told = out.iter().any(|o| {
+                let told = turn.outputs.iter().any(|o| {
                     o.stream == state.edge.stream
                         && o.partition == partition
                         && o.frame.header.kind == FrameKind::Rows
@@ -175,7 +221,7 @@ impl Exchange {
                 }
                 let header = stamp.header(FrameKind::Rows, state.fingerprint);
                 let frame = self.encoder.encode(header, None)?;
-                out.push(Output { stream: state.edge.stream, partition, frame });
+                turn.outputs.push(Output { stream: state.edge.stream, partition, frame });
             }
             state.told = (stamp.watermark, stamp.status);
             state.told_at = now;
@@ -198,17 +244,11 @@ impl Exchange {
     }
 
     /// Frames for messages, by mailbox and the partition of the receiver's slot.
-    pub fn mail(
-        &mut self,
-        mail: Vec<(usize, Mail)>,
-        stamp: Stamp,
-        out: &mut Vec<Output>,
-        sent: &mut Sent,
-    ) -> Result<()> {
+    pub fn mail(&mut self, mail: Vec<(usize, Mail)>, stamp: Stamp, turn: &mut Turn) -> Result<()> {
         let mut boxes: BTreeMap<(usize, u32), Vec<Mail>> = BTreeMap::new();
         for (n, (target, mut message)) in mail.into_iter().enumerate() {
             message.id = stamp.turn << 24 | n as u64;
-            *sent.entry(self.mailboxes[target].stream).or_default() += 1;
+            *turn.progress.counters.sent.entry(self.mailboxes[target].stream).or_default() += 1;
             let partition = Slot::of(&message.key).partition(self.mailboxes[target].partitions);
             boxes.entry((target, partition)).or_default().push(message);
         }
@@ -217,31 +257,29 @@ impl Exchange {
             for mail in groups(mail, bytes, FRAME_BYTES) {
                 let header = stamp.header(FrameKind::Mail, fingerprint(&mail::SCHEMA));
                 let frame = self.encoder.encode(header, Some(&mail::to_rows(&mail)?))?;
-                out.push(Output { stream: self.mailboxes[target].stream, partition, frame });
+                turn.outputs.push(Output {
+                    stream: self.mailboxes[target].stream,
+                    partition,
+                    frame,
+                });
             }
         }
         Ok(())
     }
 
     /// Frames for dead letters.
-    pub fn letters(
-        &mut self,
-        letters: Vec<Letter>,
-        stamp: Stamp,
-        out: &mut Vec<Output>,
-        sent: &mut Sent,
-    ) -> Result<()> {
+    pub fn letters(&mut self, letters: Vec<Letter>, stamp: Stamp, turn: &mut Turn) -> Result<()> {
         if letters.is_empty() {
             return Ok(());
         }
-        *sent.entry(self.dead).or_default() += letters.len() as u64;
+        *turn.progress.counters.sent.entry(self.dead).or_default() += letters.len() as u64;
         let wire = Batch::wire_schema(&letter::SCHEMA);
         let bytes = |l: &Letter| l.payload.len() + l.error.len() + l.backtrace.len();
         for letters in groups(letters, bytes, FRAME_BYTES) {
             let header = stamp.header(FrameKind::Rows, fingerprint(&wire));
             let rows = letter::to_batch(&letters)?.to_wire(&wire)?;
             let frame = self.encoder.encode(header, Some(&rows))?;
-            out.push(Output { stream: self.dead, partition: 0, frame });
+            turn.outputs.push(Output { stream: self.dead, partition: 0, frame });
         }
         Ok(())
     }

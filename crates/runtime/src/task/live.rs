@@ -150,11 +150,13 @@ impl Live {
     }
 
     /// Announces the next events durably before they are tried, so that one that ends the process
-    /// is recognised after a few times. One event alone waits for the floor.
+    /// is recognised after a few times. One event alone waits for the floor; `again` does not count
+    /// as another attempt at it.
     pub fn announce(
         &mut self,
         intake: Intake,
         events: usize,
+        again: bool,
         now: Time,
         (floor, slot): (&Arc<Floor>, SlotId),
     ) -> Did {
@@ -166,7 +168,7 @@ impl Live {
         }
         self.progress.turn += 1;
         self.progress.clock = now.max(self.progress.clock);
-        self.progress.attempts += u32::from(alone);
+        self.progress.attempts += u32::from(alone && !again);
         self.progress.announced = u32::try_from(events).unwrap_or(u32::MAX);
         let turn = Turn { progress: self.progress.clone(), ..Turn::default() };
         let ticket = self.lease.commit(turn);

@@ -12,7 +12,7 @@ const STAMP: Stamp =
 
 fn edge(at: usize, route: Route, partitions: u32) -> Edge {
     let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, false)]));
-    Edge { from: (at, 0), stream: StreamId(1), schema, partitions, route, timed: true }
+    Edge { from: (at, 0), stream: StreamId(1), schema, partitions, route, timed: true, sink: None }
 }
 
 fn exchange(edges: Vec<Edge>) -> Exchange {
@@ -28,7 +28,7 @@ fn exchange(edges: Vec<Edge>) -> Exchange {
         dead: StreamId(3),
         limits: Limits::default(),
     };
-    Exchange::new(&stage, 0, Time::MIN)
+    Exchange::new(&stage, 0)
 }
 
 fn texts(edge: &Edge, texts: Vec<String>) -> Batch {
@@ -53,11 +53,11 @@ fn a_turn_larger_than_a_frame_becomes_several_and_the_last_moves_time() {
             .collect();
         let batch = texts(&edge, all.clone());
         let rows = vec![((0, 0), batch.slice(0, 3)), ((0, 0), batch.slice(3, 23))];
-        let mut out = Vec::new();
-        exchange(vec![edge.clone()]).rows(rows, STAMP, &mut out, &mut Sent::new()).unwrap();
+        let mut turn = Turn::default();
+        exchange(vec![edge.clone()]).rows(rows, STAMP, &mut turn).unwrap();
         let mut found = Vec::new();
         for partition in 0..2 {
-            let frames: Vec<_> = out.iter().filter(|o| o.partition == partition).collect();
+            let frames: Vec<_> = turn.outputs.iter().filter(|o| o.partition == partition).collect();
             for (n, output) in frames.iter().enumerate() {
                 let header = &output.frame.header;
                 assert!(output.frame.bytes().len() < FRAME_BYTES + 4096 || header.rows == 1);
@@ -82,11 +82,9 @@ fn a_turn_larger_than_a_frame_becomes_several_and_the_last_moves_time() {
 fn two_edges_into_one_stream_move_time_once() {
     let (first, second) = (edge(0, Route::Same, 1), edge(1, Route::Same, 1));
     let rows = [&first, &second].map(|e| (e.from, texts(e, vec!["a".into()])));
-    let mut out = Vec::new();
-    exchange(vec![first.clone(), second])
-        .rows(rows.into(), STAMP, &mut out, &mut Sent::new())
-        .unwrap();
-    let watermarks: Vec<_> = out.iter().map(|o| o.frame.header.watermark).collect();
+    let mut turn = Turn::default();
+    exchange(vec![first.clone(), second]).rows(rows.into(), STAMP, &mut turn).unwrap();
+    let watermarks: Vec<_> = turn.outputs.iter().map(|o| o.frame.header.watermark).collect();
     assert_eq!(watermarks, [Time::MIN, Time::from_ms(100)]);
 }
 
@@ -104,15 +102,15 @@ fn mail_and_letters_larger_than_a_frame_become_several() {
         origin: millstream_core::Origin::NONE,
         event_time: Time::MIN,
     };
-    let (mut out, mut sent) = (Vec::new(), Sent::new());
+    let mut turn = Turn::default();
     let mut exchange = exchange(Vec::new());
-    exchange.mail((0..7).map(|n| (0, mail(n))).collect(), STAMP, &mut out, &mut sent).unwrap();
+    exchange.mail((0..7).map(|n| (0, mail(n))).collect(), STAMP, &mut turn).unwrap();
     let letter = |_| Letter { payload: payload.clone(), ..Letter::default() };
-    exchange.letters((0..7).map(letter).collect(), STAMP, &mut out, &mut sent).unwrap();
-    assert_eq!(sent, Sent::from([(StreamId(2), 7), (StreamId(3), 7)]));
-    let rows: Vec<u32> = out.iter().map(|o| o.frame.header.rows).collect();
+    exchange.letters((0..7).map(letter).collect(), STAMP, &mut turn).unwrap();
+    assert_eq!(turn.progress.counters.sent, Sent::from([(StreamId(2), 7), (StreamId(3), 7)]));
+    let rows: Vec<u32> = turn.outputs.iter().map(|o| o.frame.header.rows).collect();
     assert_eq!(rows, [2, 2, 2, 1, 2, 2, 2, 1]);
-    let frames = out.iter().take(4).map(|o| o.frame.rows(&mail::SCHEMA).unwrap());
+    let frames = turn.outputs.iter().take(4).map(|o| o.frame.rows(&mail::SCHEMA).unwrap());
     let ids: Vec<u64> =
         frames.flat_map(|rows| mail::from_rows(&rows).unwrap()).map(|m| m.id & 0xff).collect();
     assert_eq!(ids, (0..7).collect::<Vec<_>>());

@@ -1,0 +1,78 @@
+//! Rows for a topic on the brokers that keep the turns, too: records of the turn's own transaction.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use millstream_core::{Batch, Result, connector::RowEncoder};
+
+use super::{
+    KafkaSink, no_topic,
+    rows::{Rows, Turn},
+};
+
+/// What Kafka adds to a record's key and value, generously.
+const RECORD_OVERHEAD: usize = 512;
+
+/// What a sink needs to know of its topic.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub partitions: u32,
+    /// The largest record that it takes, in bytes of key and value.
+    pub bytes_max: usize,
+}
+
+impl Found {
+    /// Asks the brokers.
+    pub fn ask(sink: &KafkaSink) -> Result<Found> {
+        let topic = sink.client.topic(&sink.topic)?.ok_or_else(|| no_topic(&sink.topic))?;
+        let max = topic.settings.iter().find(|(name, _)| name == "max.message.bytes");
+        let max: usize = max.and_then(|(_, max)| max.parse().ok()).unwrap_or(usize::MAX);
+        let bytes_max = max.saturating_sub(RECORD_OVERHEAD);
+        Ok(Found { partitions: topic.partitions, bytes_max })
+    }
+}
+
+/// What was found, for many tasks that open at once. A task that opens again has failed, perhaps
+/// because the topic is another one by now: it asks again.
+#[derive(Debug, Default)]
+pub(super) struct Known(Mutex<(Option<Found>, BTreeSet<u32>)>);
+
+impl Known {
+    fn of(&self, task: u32, sink: &KafkaSink) -> Result<Found> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (found, used) = &mut *known;
+        if let Some(found) = found.filter(|_| used.insert(task)) {
+            return Ok(found);
+        }
+        *found = None;
+        let asked = Found::ask(sink)?;
+        *known = (Some(asked), BTreeSet::from([task]));
+        Ok(asked)
+    }
+}
+
+/// Encodes the rows of one task.
+pub(super) struct TaskRows {
+    rows: Rows,
+    found: Found,
+    task: u32,
+}
+
+impl TaskRows {
+    pub fn new(sink: &KafkaSink, task: u32, rows: Rows) -> Result<TaskRows> {
+        Ok(TaskRows { rows, found: sink.known.of(task, sink)?, task })
+    }
+}
+
+impl RowEncoder for TaskRows {
+    fn encode(&mut self, rows: &[Batch], turn: u64) -> Result<Vec<u8>> {
+        let Found { partitions, bytes_max } = self.found;
+        // Where neither key nor column names a partition, tasks begin at different ones.
+        let number = turn + u64::from(self.task);
+        let (bytes, _) =
+            self.rows.encode(rows, &Turn { number, partitions, id: None, bytes_max })?;
+        Ok(bytes)
+    }
+}
