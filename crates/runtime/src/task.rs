@@ -56,7 +56,8 @@ use crate::{
 
 /// Turns that stay careful after one that had failures.
 const CAREFUL_TURNS: u32 = 16;
-/// Unsettled turns of one task.
+/// Unsettled turns of a task that lags behind. One that keeps up has one, and gathers until that is
+/// committed: a second turn, cut early, would only wait and make those behind it wait longer.
 const IN_FLIGHT_MAX: usize = 2;
 
 /// What a step has done.
@@ -321,6 +322,7 @@ impl Task {
             held_back: None,
             rotation: 0,
             unsettled: VecDeque::new(),
+            full: false,
             awaiting: VecDeque::new(),
         });
         Ok(Did::Worked)
@@ -337,7 +339,7 @@ impl Task {
             self.refused = live.tried.is_some() && error.code() != Code::Limit;
             return Err(error);
         }
-        let full = live.unsettled.len() >= IN_FLIGHT_MAX;
+        let full = live.unsettled.len() >= if live.full { IN_FLIGHT_MAX } else { 1 };
         let blocked = match &mut live.sink {
             Some(sink) => !sink.ready(live.lease.as_ref(), self.around.connectors.as_ref())?,
             None => false,
@@ -446,6 +448,7 @@ impl Task {
             next: live.progress.clone(),
             status: live.status,
             rows: 0,
+            full: false,
             durable: Vec::new(),
         };
         match &mut live.input {
@@ -463,6 +466,7 @@ impl Task {
                 let (watermark, status) = inputs.time(&gathered.progress);
                 intake.steps = gathered.steps;
                 intake.rows = gathered.rows;
+                intake.full = gathered.bytes >= limits.bytes_max / 2;
                 intake.next.inputs = gathered.progress;
                 intake.next.watermark = watermark.max(live.progress.watermark);
                 intake.status = status;
@@ -479,6 +483,7 @@ impl Task {
                 let (task, name) = (live.lease.task(), &self.stage.name);
                 let turn = source.gather(task, name, (now, clock), &limits)?;
                 intake.rows = turn.rows;
+                intake.full = turn.bytes >= limits.bytes_max / 2;
                 intake.steps = turn.steps;
                 intake.letters = turn.letters;
                 intake.next.note = turn.note;
@@ -488,6 +493,7 @@ impl Task {
                 intake.durable = turn.durable;
             }
         }
+        intake.full |= intake.rows >= limits.rows_max;
         Ok(intake)
     }
 
@@ -589,6 +595,7 @@ impl Task {
             turn.outputs.extend(turn.outputs.clone());
         }
         live.more = produced.more;
+        live.full = intake.full || live.more;
         live.progress = turn.progress.clone();
         let ticket = live.lease.commit(turn);
         self.stats.turns += 1;

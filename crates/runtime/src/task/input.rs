@@ -20,6 +20,8 @@ pub struct Gathered {
     pub progress: Vec<InputProgress>,
     /// Rows and messages among them.
     pub rows: usize,
+    /// Bytes of the frames they are in.
+    pub bytes: usize,
 }
 
 /// The inputs of a task that reads streams.
@@ -66,10 +68,9 @@ impl StreamInputs {
         let mut progress = progress.to_vec();
         progress.resize_with(self.inputs.len(), InputProgress::default);
         let mut gathered = Gathered { progress, ..Gathered::default() };
-        let mut bytes = 0;
         for n in 0..self.inputs.len() {
             let input = (start + n) % self.inputs.len();
-            let left = limits.bytes_max.saturating_sub(bytes);
+            let left = limits.bytes_max.saturating_sub(gathered.bytes);
             if left == 0 || gathered.rows >= limits.rows_max {
                 break;
             }
@@ -90,7 +91,7 @@ impl StreamInputs {
                             rows_max.min(gathered.rows + end.row.saturating_sub(skip) as usize);
                     }
                 }
-                bytes += frame.bytes().len();
+                gathered.bytes += frame.bytes().len();
                 self.take(&mut gathered, input, number, &frame, rows_max)?;
             }
         }

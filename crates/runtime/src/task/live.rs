@@ -65,6 +65,8 @@ pub struct Live {
     /// Which input is read first.
     pub rotation: usize,
     pub unsettled: VecDeque<Ticket>,
+    /// Whether the last turn took in as much as it may: there is probably more.
+    pub full: bool,
     pub awaiting: VecDeque<(Ticket, Durable)>,
 }
 
@@ -84,6 +86,8 @@ pub struct Intake {
     pub next: Progress,
     pub status: Status,
     pub rows: usize,
+    /// Whether it is as much as a turn may take in.
+    pub full: bool,
     pub durable: Durable,
 }
 

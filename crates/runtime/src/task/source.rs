@@ -62,7 +62,7 @@ pub struct SourceTurn {
     /// Rows taken in.
     pub rows: usize,
     /// Bytes of these rows.
-    bytes: usize,
+    pub bytes: usize,
 }
 
 /// A connector's end at its task.
