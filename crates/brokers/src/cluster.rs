@@ -35,6 +35,9 @@ pub const NODES: usize = 6;
 const BROKERS: u16 = 3;
 /// The name of the brokers' certificate.
 const CERTIFICATE: &str = "certificate.pem";
+/// The name of their key, and the password that `scripts/kafka/broker` knows.
+const KEYS: &str = "keys.p12";
+const PASSWORD: &str = "millstream";
 /// How long the internal topics may take to come to be.
 const WARM_MAX: Duration = Duration::from_secs(60);
 
@@ -79,7 +82,8 @@ impl Brokers {
     }
 
     /// As [`Brokers::start`]; they also take clients that come over TLS ([`Brokers::certificate`])
-    /// as alice, with the password alice-secret, by PLAIN or SCRAM: [`Brokers::secured`].
+    /// as alice, with the password alice-secret, by PLAIN or SCRAM, or with a token of the scope
+    /// kafka: [`Brokers::secured`].
     ///
     /// # Errors
     /// As [`Brokers::start`].
@@ -159,6 +163,11 @@ impl Brokers {
     /// Where clients reach broker `n` without the proxy.
     pub fn address(&self, n: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.base + n))
+    }
+
+    /// The brokers' key with that certificate, PKCS #12, and its password.
+    pub fn key(&self) -> (PathBuf, &'static str) {
+        (self.directory().join(KEYS), PASSWORD)
     }
 
     /// The directory of their data.
@@ -335,7 +344,7 @@ fn fetch() -> Result<(), Error> {
 /// Makes a key for all brokers, and the certificate that goes with it, by the JDK's own tool.
 fn make_keys(dir: &Path) -> Result<(), Error> {
     let keytool = |args: &[&str]| {
-        let keys = ["-keystore", "keys.p12", "-storetype", "PKCS12", "-storepass", "millstream"];
+        let keys = ["-keystore", KEYS, "-storetype", "PKCS12", "-storepass", PASSWORD];
         let ran = Command::new("keytool").current_dir(dir).args(args).args(keys).output()?;
         match ran.status.success() {
             true => Ok(()),

@@ -6,15 +6,17 @@
 //! - the environment: `MILLSTREAM_KAFKA_SASL_USERNAME` is `sasl.username`,
 //! - the URL's query: `kafka://b:9093?security.protocol=SSL&ssl.ca.location=ca.pem`.
 //!
-//! *Secrets* (passwords, keys, client secrets) stand in a file or in the environment, never in a
-//! URL, which shows in lists of processes. Of every name there is a variant `NAME.file`: the value
-//! is what that file holds, read anew at each connection, so that it can be rotated.
+//! *Secrets* (passwords, keys, tokens, client secrets) stand in a file or in the environment, never
+//! in a URL, which shows in lists of processes. Of every name there is a variant `NAME.file`: the
+//! value is what that file holds, read anew at each connection, so that it can be rotated; a token,
+//! and what one is fetched with, each time that a new token is due.
 //!
 //! *Invariants*
 //! - No secret is in what `Debug`, `Display` or an error shows.
 //! - What would break a guarantee (acknowledgements, idempotence, isolation) cannot be set.
 
 mod known;
+pub(crate) mod token;
 
 #[cfg(test)]
 mod tests;
@@ -30,7 +32,7 @@ pub const ENVIRONMENT: &str = "MILLSTREAM_KAFKA_";
 /// The option that names a file of more options.
 const CONFIG: &str = "config";
 /// The ending of an option whose value is in a file.
-const FILE: &str = ".file";
+pub(crate) const FILE: &str = ".file";
 
 /// How to reach a cluster. See the [module](self).
 #[derive(Clone, PartialEq, Eq)]
@@ -156,12 +158,13 @@ impl Options {
             return Err(Error::new(Code::Input, format!("the option {base} cannot be set: {why}"))
                 .help("leave it out"));
         }
-        let value = match file {
-            Some(_) => Value::File(value.into()),
-            None if known::is_secret(base) => Value::Secret(value.into()),
-            None => Value::Plain(value.into()),
+        let (name, value) = match (file, token::file(name, value)) {
+            (_, Some(path)) => (token::TOKEN, Value::File(path.into())),
+            (Some(_), None) => (base, Value::File(value.into())),
+            (None, None) if known::is_secret(base) => (base, Value::Secret(value.into())),
+            (None, None) => (base, Value::Plain(value.into())),
         };
-        self.values.insert(base.to_string(), value);
+        self.values.insert(name.to_string(), value);
         Ok(self)
     }
 
@@ -170,22 +173,30 @@ impl Options {
         &self.brokers
     }
 
-    /// Everything as librdkafka's settings. Files of secrets are read now.
+    /// Everything as librdkafka's settings. Files of secrets are read now; those of tokens are only
+    /// tried, and named: their fetcher reads them.
     ///
     /// # Errors
     /// [`Code::Input`] if options do not go together; as [`Error::io`] if a file cannot be read.
     pub fn properties(&self) -> Result<Vec<(String, String)>> {
         let mut found = vec![("bootstrap.servers".to_string(), self.brokers.clone())];
+        let tokens = self.text(token::MECHANISM) == Some(token::OAUTHBEARER);
         for (name, value) in &self.values {
             let value = match value {
                 Value::Plain(text) | Value::Secret(text) => text.clone(),
                 Value::File(path) => {
                     let place = format!("{name}, in {}", path.display());
                     let text = std::fs::read_to_string(path).map_err(|e| Error::io(place, &e))?;
+                    if tokens && token::is_read_anew(name) {
+                        found.push((format!("{name}{FILE}"), path.display().to_string()));
+                        continue;
+                    }
                     text.trim_end_matches(['\r', '\n']).to_string()
                 }
             };
-            if name.ends_with(".location") && name.starts_with("ssl.") {
+            if name.ends_with(".location")
+                && (name.starts_with("ssl.") || name.starts_with("https."))
+            {
                 let place = format!("{name}, {value}");
                 std::fs::metadata(&value).map_err(|e| Error::io(place, &e))?;
             }
@@ -229,17 +240,11 @@ impl Options {
                 false => Ok(protocol),
             };
         }
-        let mechanism = self.text("sasl.mechanism").unwrap_or_default();
+        let mechanism = self.text(token::MECHANISM).unwrap_or_default();
         let needed: &[&str] = match mechanism {
             "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512" => &["sasl.username", "sasl.password"],
-            "OAUTHBEARER" => {
-                let message = "sasl.mechanism OAUTHBEARER: tokens cannot be handed to Kafka yet";
-                return Err(Error::new(Code::Input, message).help(format!(
-                    "possible: {}, or a certificate of your own with TLS",
-                    known::MECHANISMS.join(", ")
-                )));
-            }
-            other => return Err(one_of("sasl.mechanism", other, &known::MECHANISMS)),
+            token::OAUTHBEARER => token::needed(self)?,
+            other => return Err(one_of(token::MECHANISM, other, &known::MECHANISMS)),
         };
         match needed.iter().find(|name| !self.values.contains_key(**name)) {
             None => Ok(protocol),

@@ -4,12 +4,13 @@
 //! worked around in [`writer`]: committing waits in steps of 100 ms unless everything was flushed
 //! before, and a commit that was disturbed may reach the broker late (KAFKA-17754), so that its
 //! writer is not used again.
-//! *Threads:* one per writer, one per consumer, one for appending, beside librdkafka's own (about
-//! one for each broker and client).
+//! *Threads:* one per writer, one per consumer, one for appending, one for [`tokens`] if the
+//! brokers want them, beside librdkafka's own (about one for each broker and client).
 //! *Limits:* [`PATIENCE`], [`RECORD_BYTES_MAX`]; a reader's is its own.
 
 mod append;
 mod fetch;
+mod tokens;
 mod writer;
 
 use std::{
@@ -28,17 +29,25 @@ use rdkafka::{
     admin::{
         AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
     },
-    config::RDKafkaLogLevel,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
+    metadata::Metadata,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use self::{append::Appender, fetch::Fetchers, writer::RdWriter};
+use self::{
+    append::Appender,
+    fetch::Fetchers,
+    tokens::{LogIn, LoggedIn, Source, Tokens},
+    writer::RdWriter,
+};
 use super::{Appended, Client, Fetched, Reader, Records, Start, TopicPartition, TopicSpec, Writer};
 
 /// How long a question to the brokers may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+/// So long we wait before we look whether they keep us out; then twice as long, and so on.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 /// The largest record that is sent.
 pub const RECORD_BYTES_MAX: usize = 64 << 20;
 /// Kafka aborts what a dead writer has begun after this long, unless a successor does before.
@@ -58,9 +67,9 @@ const REPLICAS_MAX: usize = 3;
 pub struct RdClient {
     properties: Arc<Properties>,
     context: Context,
-    admin: AdminClient<Context>,
+    admin: LoggedIn<AdminClient<Context>>,
     /// Asks about offsets; reads nothing.
-    asking: Mutex<Arc<BaseConsumer<Context>>>,
+    asking: Mutex<Arc<LoggedIn<BaseConsumer<Context>>>>,
     /// The cluster's id, once it is known.
     cluster: Mutex<Option<String>>,
     fetchers: Fetchers,
@@ -72,6 +81,8 @@ pub(super) struct Properties {
     given: Vec<(String, String)>,
     /// What reading counts as.
     group: String,
+    /// For brokers that want them.
+    tokens: Option<Tokens>,
 }
 
 impl Properties {
@@ -96,6 +107,16 @@ impl Properties {
         }
         config.set_log_level(RDKafkaLogLevel::Critical);
         config
+    }
+
+    /// Makes a client that the brokers let in.
+    fn make<C, X>(&self, config: &ClientConfig, context: X) -> Result<LoggedIn<C>, KafkaError>
+    where
+        C: FromClientConfigAndContext<X> + LogIn,
+        X: ClientContext,
+    {
+        let client = config.create_with_context(context)?;
+        Ok(LoggedIn::new(client, self.tokens.as_ref()))
     }
 
     /// [`TRANSACTION_TIMEOUT`], or what was given: only tests may, that wait for it.
@@ -138,12 +159,30 @@ struct Context(Arc<Heard>);
 #[derive(Default)]
 struct Heard {
     trouble: Mutex<Option<Error>>,
+    /// Why there is no token. It says more than what the brokers say about that.
+    no_token: Mutex<Option<Error>>,
 }
 
 impl Context {
     /// An answer has come: the brokers are there.
     fn well(&self) {
         lock(&self.0.trouble).take();
+    }
+
+    /// Whether there is no token, though one is needed, and why.
+    fn no_token(&self, why: Option<Error>) {
+        *lock(&self.0.no_token) = why;
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        let no_token = lock(&self.0.no_token).clone();
+        no_token.or_else(|| lock(&self.0.trouble).clone())
+    }
+
+    /// Why no broker answers us, if that is for us to change.
+    fn kept_out(&self) -> Option<Error> {
+        let no_token = lock(&self.0.no_token).clone();
+        no_token.or_else(|| lock(&self.0.trouble).clone().filter(is_kept_out))
     }
 }
 
@@ -177,7 +216,8 @@ fn unreachable(reason: impl std::fmt::Display) -> Error {
 
 fn kept_out(reason: &str) -> Error {
     Error::new(Code::Permission, format!("kafka: {reason}")).help(
-        "check `security.protocol`, `ssl.ca.location`, and of `sasl`: mechanism, username, password",
+        "check `security.protocol`, `ssl.ca.location`, and of `sasl`: mechanism, username, password \
+         or token",
     )
 }
 
@@ -224,12 +264,14 @@ impl RdClient {
     ///
     /// # Errors
     /// If a property is none of librdkafka's, or a thread cannot be started.
-    pub fn connect(properties: Vec<(String, String)>, group: &str) -> Result<Arc<RdClient>> {
-        let properties = Arc::new(Properties { given: properties, group: group.into() });
+    pub fn connect(mut properties: Vec<(String, String)>, group: &str) -> Result<Arc<RdClient>> {
         let context = Context::default();
+        let tokens = Source::take(&mut properties)?;
+        let tokens = tokens.map(|source| Tokens::start(source, context.clone())).transpose()?;
+        let properties = Arc::new(Properties { given: properties, group: group.into(), tokens });
         let make = |e: KafkaError| Error::new(Code::Plan, format!("kafka: {}", words(&e)));
-        let admin = properties.with(&[]).create_with_context(context.clone()).map_err(make)?;
-        let asking = properties.consumer(&[]).create_with_context(context.clone()).map_err(make)?;
+        let admin = properties.make(&properties.with(&[]), context.clone()).map_err(make)?;
+        let asking = properties.make(&properties.consumer(&[]), context.clone()).map_err(make)?;
         Ok(Arc::new(RdClient {
             fetchers: Fetchers::new(properties.clone(), context.clone()),
             appender: Appender::new(&properties, context.clone()).map_err(make)?,
@@ -243,9 +285,8 @@ impl RdClient {
 
     /// What an error is to us; that no broker answers has a reason if they keep us out.
     fn error(&self, what: &str, e: &KafkaError) -> Error {
-        let trouble = || lock(&self.context.0.trouble).clone().filter(is_kept_out);
         match error(what, e) {
-            e if e.code() == Code::Unreachable => trouble().unwrap_or(e),
+            e if e.code() == Code::Unreachable => self.context.kept_out().unwrap_or(e),
             e => e,
         }
     }
@@ -254,18 +295,32 @@ impl RdClient {
         AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
     }
 
+    /// What the brokers say about a topic. It is the first question of all others, so whoever is
+    /// kept out is told so here, ahead of [`PATIENCE`]: what keeps us out is known by another
+    /// client, while this one waits.
+    fn metadata(&self, topic: &str) -> Result<Metadata, KafkaError> {
+        let mut patience = FIRST_PATIENCE;
+        let mut rest = PATIENCE;
+        loop {
+            let answer = self.asking().fetch_metadata(Some(topic), patience);
+            rest = rest.saturating_sub(patience);
+            if answer.is_ok() || rest.is_zero() || self.context.kept_out().is_some() {
+                return answer;
+            }
+            patience = rest.min(2 * patience);
+        }
+    }
+
     fn brokers(&self) -> Result<usize> {
-        let metadata = self.asking().fetch_metadata(Some("millstream"), PATIENCE);
+        let metadata = self.metadata("millstream");
         Ok(metadata.map_err(|e| self.error("asking which brokers there are", &e))?.brokers().len())
     }
 
     /// How many partitions a topic has; `None` if there is no such topic, 0 if not all of them can
     /// be used now.
     fn partitions(&self, name: &str) -> Result<Option<u32>> {
-        let metadata = self
-            .asking()
-            .fetch_metadata(Some(name), PATIENCE)
-            .map_err(|e| self.error(&format!("asking for topic {name}"), &e))?;
+        let metadata =
+            self.metadata(name).map_err(|e| self.error(&format!("asking for topic {name}"), &e))?;
         self.context.well();
         let topic = metadata.topics().iter().find(|t| t.name() == name && t.error().is_none());
         Ok(topic.map(|topic| {
@@ -274,7 +329,7 @@ impl RdClient {
         }))
     }
 
-    fn asking(&self) -> Arc<BaseConsumer<Context>> {
+    fn asking(&self) -> Arc<LoggedIn<BaseConsumer<Context>>> {
         lock(&self.asking).clone()
     }
 
@@ -300,7 +355,7 @@ impl RdClient {
             tries += 1;
             std::thread::sleep(HEARSAY_EVERY);
             let new = self.properties.consumer(&[]);
-            *lock(&self.asking) = Arc::new(new.create_with_context(self.context.clone())?);
+            *lock(&self.asking) = Arc::new(self.properties.make(&new, self.context.clone())?);
         }
     }
 
@@ -445,9 +500,9 @@ impl Client for RdClient {
 
     fn mirror(&self, group: &str, offsets: &[(TopicPartition, u64)]) -> Result<()> {
         let what = || format!("noting offsets of group {group}");
-        let properties = self.properties.consumer(&[("group.id", group)]);
-        let made = properties.create_with_context(self.context.clone());
-        let consumer: BaseConsumer<Context> = made.map_err(|e| self.error(&what(), &e))?;
+        let config = self.properties.consumer(&[("group.id", group)]);
+        let made = self.properties.make(&config, self.context.clone());
+        let consumer: LoggedIn<BaseConsumer<_>> = made.map_err(|e| self.error(&what(), &e))?;
         let list = list(offsets)?;
         consumer.commit(&list, CommitMode::Sync).map_err(|e| self.error(&what(), &e))
     }
@@ -491,7 +546,7 @@ impl Client for RdClient {
     }
 
     fn trouble(&self) -> Option<Error> {
-        lock(&self.context.0.trouble).clone()
+        self.context.trouble()
     }
 
     fn patience(&self) -> Duration {

@@ -1,9 +1,12 @@
 //! Options that we know by name: secrets, and those that must stay as they are.
 
+use super::token;
+
 /// How a connection is secured.
 pub(super) const PROTOCOL: &str = "security.protocol";
 pub(super) const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
-pub(super) const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
+pub(super) const MECHANISMS: [&str; 4] =
+    ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", token::OAUTHBEARER];
 
 const ONCE: &str = "nothing is lost and nothing comes twice because of it";
 const OURS: &str = "offsets are kept with the turns, not in consumer groups";
@@ -61,7 +64,9 @@ pub(super) fn refused(name: &str) -> Option<&'static str> {
 /// The name under which an option is kept: some have two.
 pub(super) fn name(name: &str) -> &str {
     match name {
-        "sasl.mechanisms" => "sasl.mechanism",
+        "sasl.mechanisms" => token::MECHANISM,
+        "sasl.oauthbearer.client.credentials.client.id" => token::CLIENT_ID,
+        "sasl.oauthbearer.client.credentials.client.secret" => token::CLIENT_SECRET,
         name => name,
     }
 }
@@ -70,7 +75,7 @@ pub(super) fn name(name: &str) -> &str {
 pub(super) fn is_secret(name: &str) -> bool {
     let ends = [".file", ".location", ".url", ".path"];
     let marks = ["password", "secret", "passphrase", "jaas", "private", "assertion.claim"];
-    let whole = ["ssl.key.pem", "sasl.oauthbearer.config", "sasl.oauthbearer.token"];
+    let whole = ["ssl.key.pem", "sasl.oauthbearer.config", token::TOKEN];
     let names_a_place = ends.iter().any(|end| name.ends_with(end));
     !names_a_place && (whole.contains(&name) || marks.iter().any(|mark| name.contains(mark)))
 }

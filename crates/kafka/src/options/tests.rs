@@ -76,15 +76,33 @@ fn security_is_asked_for_by_what_is_there() {
 
 #[test]
 fn what_does_not_go_together_is_told() {
-    const OIDC: &str = "sasl.mechanism=OAUTHBEARER&sasl.oauthbearer.method=oidc\
-        &sasl.oauthbearer.client.id=me&sasl.oauthbearer.token.endpoint.url=https://t/token";
+    const BEARER: &str = "sasl.mechanism=OAUTHBEARER";
+    const URL: &str = "sasl.oauthbearer.token.endpoint.url";
+    let bearer = |more: &str| format!("{BEARER}&{more}");
+    let asked = bearer(&format!("{URL}=https://t/token"));
+    let both = format!("{asked}&sasl.oauthbearer.token.file=Cargo.toml");
+    let user = bearer(&format!("{URL}=https://me:hunter2@t/token"));
+    let odd = bearer(&format!("{URL}=ftp://t"));
+    let held = bearer("sasl.oauthbearer.token.file=/no/such/token");
+    let as_kafka_has_it = bearer(&format!("{URL}=file:///no/such/token"));
+    let config = bearer("sasl.oauthbearer.assertion.algorithm=RS256");
+    let pairs = bearer("sasl.oauthbearer.extensions=a1=b");
+    let method = bearer("sasl.oauthbearer.method=other");
     for (query, said) in [
         ("sasl.username=me", "the option sasl.mechanism is missing"),
         ("sasl.mechanism=GSSAPI", "GSSAPI, which is not known here"),
         ("sasl.mechanism=PLAIN&sasl.username=me", "needs the option sasl.password"),
-        ("sasl.mechanisms=OAUTHBEARER", "tokens cannot be handed to Kafka yet"),
-        (OIDC, "possible: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or a certificate"),
-        (OIDC, "tokens cannot be handed to Kafka yet"),
+        ("sasl.mechanisms=OAUTHBEARER", "needs a place that tokens come from"),
+        (&asked, "needs the option sasl.oauthbearer.client.id"),
+        (&format!("{asked}&sasl.oauthbearer.client.id=me"), "oauthbearer.client.secret.file=PATH"),
+        (&both, "there are both"),
+        (&user, "names a user"),
+        (&odd, "begins with https://"),
+        (&held, "sasl.oauthbearer.token, in /no/such/token"),
+        (&as_kafka_has_it, "sasl.oauthbearer.token, in /no/such/token"),
+        (&config, "assertion.algorithm is not known here"),
+        (&pairs, "extensions is not name=value"),
+        (&method, "possible: default, oidc"),
         ("security.protocol=TLS", "possible: PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"),
         ("security.protocol=PLAINTEXT&ssl.ca.location=/", "there are ssl options"),
         ("security.protocol=SSL&sasl.username=me", "there are sasl options"),
@@ -96,6 +114,20 @@ fn what_does_not_go_together_is_told() {
         assert!(e.to_string().contains(said), "{query}: {e}");
         assert!(!e.advice().is_empty(), "{e}");
     }
+}
+
+#[test]
+fn files_of_tokens_are_named_not_read() {
+    let token = file("token", "first");
+    let url = format!(
+        "kafka://b:1?sasl.mechanism=OAUTHBEARER&sasl.oauthbearer.token.endpoint.url=file://{}",
+        token.display()
+    );
+    let found = properties(&url, &[]);
+    assert!(has(&found, "security.protocol", "SASL_SSL"));
+    assert!(has(&found, "sasl.oauthbearer.token.file", token.to_str().unwrap()));
+    assert!(!found.iter().any(|(_, value)| value == "first"));
+    std::fs::remove_file(token).unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rdkafka::{
     producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer},
 };
 
-use super::{Context, Properties, error, lock, writer::headers};
+use super::{Context, Properties, error, lock, tokens::LoggedIn, writer::headers};
 use crate::client::{Appended, Records};
 
 /// One call's records on their way.
@@ -74,7 +74,7 @@ impl ProducerContext for Delivery {
 }
 
 pub(super) struct Appender {
-    producer: ThreadedProducer<Delivery>,
+    producer: LoggedIn<ThreadedProducer<Delivery>>,
     /// Keeps the records of one call together.
     order: Mutex<()>,
 }
@@ -86,7 +86,7 @@ impl Appender {
             ("acks", "all"),
             ("message.timeout.ms", "30000"),
         ]);
-        let producer = config.create_with_context(Delivery(context))?;
+        let producer = properties.make(&config, Delivery(context))?;
         Ok(Appender { producer, order: Mutex::default() })
     }
 

@@ -20,7 +20,7 @@ use rdkafka::{
     message::Headers,
 };
 
-use super::{Context, PATIENCE, Properties, error, lock, unreachable};
+use super::{Context, PATIENCE, Properties, error, lock, tokens::LoggedIn, unreachable};
 use crate::client::{Collected, Fetched, Reader, Record, Start, TopicPartition};
 
 /// How long a consumer waits for records before it looks whether it is still wanted.
@@ -37,7 +37,7 @@ pub(super) struct Fetchers {
 
 /// A consumer and who reads what from it.
 struct Fetcher {
-    consumer: BaseConsumer<Context>,
+    consumer: LoggedIn<BaseConsumer<Context>>,
     properties: Arc<Properties>,
     context: Context,
     /// Also held while what is read no more leaves the consumer.
@@ -118,8 +118,9 @@ impl Fetchers {
             ("queued.max.messages.kbytes", AHEAD_KBYTES),
             ("receive.message.max.bytes", "200000000"),
         ]);
-        let consumer = config
-            .create_with_context(self.context.clone())
+        let consumer = self
+            .properties
+            .make(&config, self.context.clone())
             .map_err(|e| error("making a consumer", &e))?;
         let fetcher = Arc::new(Fetcher {
             consumer,
@@ -281,8 +282,8 @@ pub(super) fn read(
     let what = || format!("reading {at}");
     let more = [("enable.partition.eof", "true"), ("fetch.wait.max.ms", "10")];
     let config = properties.consumer(&more);
-    let consumer: BaseConsumer<Context> =
-        config.create_with_context(context).map_err(|e| error(&what(), &e))?;
+    let consumer: LoggedIn<BaseConsumer<_>> =
+        properties.make(&config, context).map_err(|e| error(&what(), &e))?;
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&at.topic, at.partition as i32, start.into())
         .and_then(|()| consumer.assign(&list))

@@ -20,7 +20,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::{Context, Properties, TRANSACTION_TIMEOUT_MS, error, lock};
+use super::{Context, Properties, TRANSACTION_TIMEOUT_MS, error, lock, tokens::LoggedIn};
 use crate::client::{Outcome, Records, Writer};
 
 /// How long librdkafka waits in one call; then we look whether the writer is still wanted.
@@ -85,7 +85,7 @@ impl ProducerContext for Watch {
     }
 }
 
-type Transactional = BaseProducer<Watch>;
+type Transactional = LoggedIn<BaseProducer<Watch>>;
 
 pub(super) struct RdWriter {
     shared: Arc<Shared>,
@@ -205,7 +205,7 @@ fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
     ]);
     config.set_log_level(RDKafkaLogLevel::Debug);
     let make = || -> Result<Transactional> {
-        config.create_with_context(watch.clone()).map_err(|e| error("making a producer", &e))
+        properties.make(&config, watch.clone()).map_err(|e| error("making a producer", &e))
     };
     let producer = match take_over(shared, make, id) {
         Ok(Some(producer)) => producer,
