@@ -72,6 +72,8 @@ pub struct RdClient {
     asking: Mutex<Arc<LoggedIn<BaseConsumer<Context>>>>,
     /// The cluster's id, once it is known.
     cluster: Mutex<Option<String>>,
+    /// A hash of all that was given but where the brokers are.
+    login: u64,
     fetchers: Fetchers,
     appender: Appender,
 }
@@ -266,6 +268,7 @@ impl RdClient {
     /// If a property is none of librdkafka's, or a thread cannot be started.
     pub fn connect(mut properties: Vec<(String, String)>, group: &str) -> Result<Arc<RdClient>> {
         let context = Context::default();
+        let login = login(&properties);
         let tokens = Source::take(&mut properties)?;
         let tokens = tokens.map(|source| Tokens::start(source, context.clone())).transpose()?;
         let properties = Arc::new(Properties { given: properties, group: group.into(), tokens });
@@ -280,6 +283,7 @@ impl RdClient {
             admin,
             asking: Mutex::new(Arc::new(asking)),
             cluster: Mutex::default(),
+            login,
         }))
     }
 
@@ -374,6 +378,13 @@ impl RdClient {
         }
         Ok(settings)
     }
+}
+
+/// A hash of how, and as whom, brokers are spoken to. Secrets are in it; it shows nothing of them.
+fn login(properties: &[(String, String)]) -> u64 {
+    let mut given: Vec<_> = properties.iter().filter(|(n, _)| n != "bootstrap.servers").collect();
+    given.sort();
+    xxh3_64(format!("{given:?}").as_bytes())
 }
 
 /// Waits for librdkafka's answer, which comes by its own patience.
@@ -537,12 +548,7 @@ impl Client for RdClient {
         }
         let silent = || unreachable("no broker has said which cluster it belongs to");
         let cluster = known.clone().ok_or_else(|| self.trouble().unwrap_or_else(silent))?;
-        let brokers = ["bootstrap.servers", "metadata.broker.list"];
-        let mut given: Vec<_> =
-            self.properties.given.iter().filter(|(name, _)| !brokers.contains(&&**name)).collect();
-        given.sort();
-        // Secrets are among them: their hash names them, and shows nothing.
-        Ok(format!("{cluster}/{:016x}", xxh3_64(format!("{given:?}").as_bytes())))
+        Ok(format!("{cluster}/{:016x}", self.login))
     }
 
     fn trouble(&self) -> Option<Error> {
