@@ -255,6 +255,20 @@ impl Brokers {
         name
     }
 
+    /// The broker that leads a partition, as the ones that run know it.
+    ///
+    /// # Panics
+    /// If none does, also after half a minute.
+    pub fn leader(&self, topic: &str, partition: u32) -> u16 {
+        let look = |n| match wire::leader(self.address(n), topic, partition) {
+            Ok(leader) => leader.ok_or_else(|| "there is none".to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        // One of them may be away.
+        let asked = retry(DEADLINE, || look(1).or_else(|_| look(2)).or_else(|_| look(3)));
+        asked.unwrap_or_else(|why| panic!("asking who leads {topic} {partition}: {why}"))
+    }
+
     /// What is committed in `topic`, by partition and offset, as Kafka's own client reads it past
     /// the proxy: up to where the first transaction that is still open begins.
     ///
@@ -374,7 +388,7 @@ fn new_directory() -> io::Result<PathBuf> {
 }
 
 /// Tries until it works or `within` has passed; then the last failure.
-fn retry(within: Duration, try_: impl Fn() -> Result<(), String>) -> Result<(), String> {
+fn retry<T>(within: Duration, try_: impl Fn() -> Result<T, String>) -> Result<T, String> {
     const PAUSE: Duration = Duration::from_millis(50);
     let until = Instant::now() + within;
     loop {

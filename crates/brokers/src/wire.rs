@@ -1,4 +1,4 @@
-//! The little of Kafka's protocol that this crate speaks itself: frames, and two requests.
+//! The little of Kafka's protocol that this crate speaks itself: frames, and three requests.
 //!
 //! *Source:* Kafka's protocol guide; the versions used are the oldest ones without tagged fields
 //! that Kafka 4 knows.
@@ -74,6 +74,67 @@ pub(crate) fn create_topic(
     let error = i16::from_be_bytes(*error);
     let words = String::from_utf8_lossy(rest.get(2..).unwrap_or_default());
     Ok(if error == 0 { Ok(()) } else { Err(format!("error {error}: {words}")) })
+}
+
+/// The broker that leads a partition; `None` if none does, or there is no such partition.
+pub(crate) fn leader(to: SocketAddr, topic: &str, partition: u32) -> io::Result<Option<u16>> {
+    let mut body = 1_i32.to_be_bytes().to_vec();
+    put_text(&mut body, topic);
+    let answer = ask(to, 3, 1, &body)?;
+    let mut rest = Rest(&answer);
+    for _ in 0..rest.int()? {
+        rest.int()?; // the broker's number
+        rest.text()?; // its host
+        rest.int()?; // its port
+        rest.text()?; // its rack
+    }
+    rest.int()?; // the controller
+    rest.int()?; // how many topics: one
+    rest.short()?;
+    rest.text()?;
+    rest.take(1)?; // whether it is internal
+    let mut found = None;
+    for _ in 0..rest.int()? {
+        rest.short()?;
+        let (number, leader) = (rest.int()?, rest.int()?);
+        for _ in 0..2 {
+            let replicas = rest.int()?;
+            rest.take(4 * usize::try_from(replicas).unwrap_or(0))?;
+        }
+        if u32::try_from(number) == Ok(partition) {
+            found = u16::try_from(leader).ok();
+        }
+    }
+    Ok(found)
+}
+
+/// What is left of an answer.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, bytes: usize) -> io::Result<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes).ok_or_else(cut_short)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn short(&mut self) -> io::Result<i16> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or_else(cut_short)?;
+        self.0 = rest;
+        Ok(i16::from_be_bytes(*taken))
+    }
+
+    fn int(&mut self) -> io::Result<i32> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or_else(cut_short)?;
+        self.0 = rest;
+        Ok(i32::from_be_bytes(*taken))
+    }
+
+    fn text(&mut self) -> io::Result<()> {
+        // Below zero there is none.
+        let bytes = usize::try_from(self.short()?).unwrap_or(0);
+        self.take(bytes).map(drop)
+    }
 }
 
 fn ask(to: SocketAddr, api: i16, version: i16, body: &[u8]) -> io::Result<Vec<u8>> {

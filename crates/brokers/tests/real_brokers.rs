@@ -86,6 +86,22 @@ fn what_goes_through_a_link_is_committed_and_read() {
 }
 
 #[test]
+fn who_leads_a_partition_gets_its_records() {
+    let brokers = or_skip!(Brokers::shared());
+    let topic = brokers.topic("led", 4, &[]);
+    for partition in 0..4 {
+        let [node] = brokers.nodes();
+        let producer = producer(&node);
+        let record = BaseRecord::<(), str>::to(&topic).partition(partition).payload("one");
+        producer.send(record).map_err(|(e, _)| e).unwrap();
+        producer.flush(DEADLINE).unwrap();
+        let leader = usize::from(brokers.leader(&topic, partition as u32));
+        let got = [1, 2, 3].map(|n| node.to(n).requests(Api::PRODUCE) > 0);
+        assert_eq!(got, [1, 2, 3].map(|n| n == leader), "partition {partition}");
+    }
+}
+
+#[test]
 fn the_judge_sees_no_aborted_and_no_open_transaction() {
     let brokers = or_skip!(Brokers::shared());
     let [node] = brokers.nodes();
