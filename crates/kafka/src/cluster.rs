@@ -108,6 +108,8 @@ pub struct Options {
     /// How long the survivors of a loss of more than half of the nodes wait for them, and how long
     /// takeovers are counted: 10 s.
     pub budget: Duration,
+    /// How long a node that says nothing is taken for alive because it commits: 10 s.
+    pub mute_max: Duration,
     /// The first pause of a node that was fenced, before it may claim the task again: 2 s. It
     /// doubles each time.
     pub fenced: Duration,
@@ -126,6 +128,7 @@ impl Default for Options {
             warming_max: 32,
             grant: Duration::from_secs(5),
             budget: Duration::from_secs(10),
+            mute_max: Duration::from_secs(10),
             fenced: Duration::from_secs(2),
             fenced_max: Duration::from_secs(60),
         }

@@ -242,7 +242,7 @@ impl Member {
             self.heard = true;
             self.watch.echo(&self.options, offset);
             for (node, incarnation, last_seen) in
-                self.watch.accuse(&self.options, &self.view, self.key)
+                self.watch.accuse(&self.options, &self.view, self.key, now)
             {
                 self.append(Body::Dead { node, incarnation, last_seen });
             }

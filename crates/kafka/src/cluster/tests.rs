@@ -408,6 +408,30 @@ fn commits_of_a_node_prove_that_it_lives() {
 }
 
 #[test]
+fn a_node_that_only_commits_is_not_waited_for_for_ever() {
+    for seed in SEEDS {
+        let mut sim = Sim::new(seed, 3, 12);
+        sim.settle();
+        let (from, had) = (sim.now, sim.of(0));
+        sim.hosts[0].cut = true;
+        let mut last = None;
+        for _ in 0..3000 {
+            sim.step();
+            // One of those that follow it sees nothing of it.
+            for host in [1, 2].into_iter().filter(|host| *host as u64 != seed) {
+                sim.hosts[host].member.as_mut().unwrap().on_commit_seen("node-0");
+            }
+            last = last.or_else(|| (moved(&sim, from) == had).then_some(sim.now - from));
+        }
+        // Since its last heartbeat, which was before it was cut off.
+        let limit = (sim.options.mute_max - sim.options.every).as_millis() as i64;
+        let last = last.expect("its tasks run elsewhere");
+        assert!((limit..limit + 2000).contains(&last), "after {last} ms");
+        assert!(sim.fencings.iter().all(|(_, _, node)| node == "node-0"));
+    }
+}
+
+#[test]
 fn tasks_come_and_go() {
     let mut sim = Sim::new(2, 3, 10);
     sim.settle();

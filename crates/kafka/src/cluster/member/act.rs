@@ -139,7 +139,8 @@ impl Member {
                 continue;
             }
             let lost = self.view.lost(task);
-            let lives = lost.is_some_and(|l| self.watch.has_sign(&self.options, l.from));
+            let lives =
+                lost.is_some_and(|l| self.watch.has_sign(&self.options, l.from, l.seen, now));
             if hold.is_some() || lives || (others_start && !warm) {
                 continue;
             }

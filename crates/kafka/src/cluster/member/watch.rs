@@ -4,9 +4,15 @@
 //! while the node itself was paused or its broker stood still. Its own heartbeats come back through
 //! the same log in the same order: as long as they do and another's do not, the other is at fault.
 //!
+//! *Why commits excuse silence, and not for ever:* who commits is needed, so a broken way to the
+//! members topic alone moves nothing. But what keeps a node's heartbeats back may keep some of its
+//! tasks, too, and nobody else can tell: after [`Options::mute_max`] they are given to others.
+//!
 //! *Invariant:* only heartbeats count that were sent after the one before had come back.
 
 use std::collections::{BTreeMap, VecDeque};
+
+use millstream_core::Time;
 
 use crate::cluster::{Node, NodeKey, Options, View, weight};
 
@@ -60,10 +66,11 @@ impl Watch {
         silent.map(|n| n.key).collect()
     }
 
-    /// Whether a node gave another sign of life within the time that a death needs.
-    pub fn has_sign(&self, options: &Options, node: NodeKey) -> bool {
+    /// Whether a node that said something at `seen` gave another sign of life within the time that
+    /// a death needs.
+    pub fn has_sign(&self, options: &Options, node: NodeKey, seen: Time, now: Time) -> bool {
         let since = self.back(options.missed).unwrap_or(0);
-        self.signs.get(&node).is_some_and(|end| *end > since)
+        now < seen + options.mute_max && self.signs.get(&node).is_some_and(|end| *end > since)
     }
 
     /// The offset of the heartbeat `count` ago.
@@ -77,6 +84,7 @@ impl Watch {
         options: &Options,
         view: &View,
         me: NodeKey,
+        now: Time,
     ) -> Vec<(NodeKey, u64, u64)> {
         let Some(since) = self.back(options.missed) else { return Vec::new() };
         let long_since = self.back(options.missed + LATER);
@@ -89,7 +97,7 @@ impl Watch {
                 .accused
                 .get(&node.key)
                 .is_some_and(|then| self.count < then + options.missed as u64);
-            if again || self.has_sign(options, node.key) {
+            if again || self.has_sign(options, node.key, node.seen, now) {
                 continue;
             }
             let before = |other: &&Node| {
