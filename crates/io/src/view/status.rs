@@ -120,6 +120,7 @@ pub fn status(engine: &dyn Engine, node: Option<&Node>) -> Result<Status> {
 /// If state cannot be read.
 pub fn flows(engine: &dyn Engine, node: Option<&Node>) -> Result<Vec<FlowView>> {
     let mut flows: BTreeMap<String, (FlowView, BTreeMap<String, StageView>)> = BTreeMap::new();
+    let mut elsewhere = Vec::new();
     for (name, id, progress) in engine.tasks() {
         let Some((flow, stage, _)) = task_path(&name) else { continue };
         let (view, stages) = flows.entry(flow.to_string()).or_default();
@@ -137,6 +138,14 @@ pub fn flows(engine: &dyn Engine, node: Option<&Node>) -> Result<Vec<FlowView>> 
         });
         let seen = progress.counters.source.map(|s| s.units.saturating_sub(s.skipped));
         entry.read += seen.or(last.map(|counted| counted.read)).unwrap_or_default();
+        let others = progress.counters.operators.iter().filter(|(name, _)| *name != stage);
+        elsewhere.extend(others.map(|(name, c)| (flow.to_string(), name.clone(), c.read)));
+    }
+    // Rows that a turn has taken to a sink are counted in the task they come from.
+    for (flow, stage, read) in elsewhere {
+        if let Some(entry) = flows.get_mut(&flow).and_then(|(_, stages)| stages.get_mut(&stage)) {
+            entry.read += read;
+        }
     }
     for (name, state) in node.map(|n| n.flows()).unwrap_or_default() {
         let view = &mut flows.entry(name).or_default().0;
