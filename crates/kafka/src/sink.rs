@@ -12,7 +12,7 @@
 //! between.
 //!
 //! *On a Kafka engine* of the same cluster and user none of this is needed: rows are records of the
-//! transaction that commits the turn they come from ([`carried`]). Each is there once, for readers
+//! transaction that commits the turn they come from ([`Carried`]). Each is there once, for readers
 //! with `read_committed`, without a header of ours.
 //!
 //! *Invariants*
