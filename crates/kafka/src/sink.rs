@@ -50,6 +50,9 @@ use self::{
 };
 use crate::client::Client;
 
+/// What Kafka adds to a record's key and value, generously.
+const RECORD_OVERHEAD: usize = 512;
+
 /// Writes rows to a topic. See the [module](self) for what it guarantees.
 #[derive(Clone)]
 pub struct KafkaSink {
@@ -213,6 +216,25 @@ impl Carried for KafkaSink {
 
     fn encoder(&self, task: u32, schema: &SchemaRef) -> Result<Box<dyn RowEncoder>> {
         Ok(Box::new(TaskRows::new(self, task, Rows::new(self, schema)?)?))
+    }
+}
+
+/// What a sink needs to know of its topic.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    partitions: u32,
+    /// The largest record that it takes, in bytes of key and value.
+    bytes_max: usize,
+}
+
+impl Found {
+    /// Asks the brokers.
+    fn ask(sink: &KafkaSink) -> Result<Found> {
+        let topic = sink.client.topic(&sink.topic)?.ok_or_else(|| no_topic(&sink.topic))?;
+        let max = topic.settings.iter().find(|(name, _)| name == "max.message.bytes");
+        let max: usize = max.and_then(|(_, max)| max.parse().ok()).unwrap_or(usize::MAX);
+        let bytes_max = max.saturating_sub(RECORD_OVERHEAD);
+        Ok(Found { partitions: topic.partitions, bytes_max })
     }
 }
 

@@ -74,7 +74,8 @@ pub fn apart<'a>(sinks: impl IntoIterator<Item = (String, &'a dyn Sink)>) -> Res
 /// # Errors
 /// If it cannot be told now.
 pub fn carried<'a>(sink: &'a dyn Sink, engine: &dyn Engine) -> Result<Option<&'a dyn Carried>> {
-    let (Some(carried), Some(place)) = (sink.carried(), engine.place()?) else { return Ok(None) };
+    let Some(carried) = sink.carried() else { return Ok(None) };
+    let Some(place) = engine.place()? else { return Ok(None) };
     Ok((carried.place()? == place).then_some(carried))
 }
 

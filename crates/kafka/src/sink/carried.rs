@@ -8,31 +8,9 @@ use std::{
 use millstream_core::{Batch, Result, connector::RowEncoder};
 
 use super::{
-    KafkaSink, no_topic,
+    Found, KafkaSink,
     rows::{Rows, Turn},
 };
-
-/// What Kafka adds to a record's key and value, generously.
-const RECORD_OVERHEAD: usize = 512;
-
-/// What a sink needs to know of its topic.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
-    pub partitions: u32,
-    /// The largest record that it takes, in bytes of key and value.
-    pub bytes_max: usize,
-}
-
-impl Found {
-    /// Asks the brokers.
-    pub fn ask(sink: &KafkaSink) -> Result<Found> {
-        let topic = sink.client.topic(&sink.topic)?.ok_or_else(|| no_topic(&sink.topic))?;
-        let max = topic.settings.iter().find(|(name, _)| name == "max.message.bytes");
-        let max: usize = max.and_then(|(_, max)| max.parse().ok()).unwrap_or(usize::MAX);
-        let bytes_max = max.saturating_sub(RECORD_OVERHEAD);
-        Ok(Found { partitions: topic.partitions, bytes_max })
-    }
-}
 
 /// What was found, for many tasks that open at once. A task that opens again has failed, perhaps
 /// because the topic is another one by now: it asks again.

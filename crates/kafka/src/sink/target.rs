@@ -10,7 +10,7 @@ use millstream_core::{Code, Error, Result};
 use super::KafkaSink;
 use crate::{
     bell::Bell,
-    client::{Client, Outcome, Record, Records, Start, TopicPartition, TopicSpec, Writer},
+    client::{Client, Outcome, Record, Records, TopicPartition, TopicSpec, Writer},
 };
 
 /// How many of its client's patiences a write waits.
@@ -22,8 +22,6 @@ const TRIM_EVERY: u64 = 10_000;
 /// How often, and how many times, a topic that is not as it should be is looked at again.
 const HEARSAY_EVERY: Duration = Duration::from_millis(50);
 const HEARSAY_TRIES: usize = 20;
-/// Bytes read at once of the topic of numbers.
-const READ_BYTES: usize = 1 << 20;
 /// The key of a turn's number.
 const KEY: &[u8] = b"turn";
 /// How many offsets a turn's number takes: the record, and the mark of its transaction.
@@ -184,17 +182,15 @@ fn make_numbers(client: &dyn Client, topic: &str) -> Result<()> {
 
 /// Where the last number is, the number, and its turn's checksum.
 fn last_number(client: &dyn Client, numbers: &TopicPartition) -> Result<Option<(u64, u64, u64)>> {
-    let (mut start, mut last) = (Start::Earliest, None);
-    while let Some(fetched) = client.read(numbers, start, READ_BYTES)? {
-        for (offset, record) in fetched.iter() {
-            let foreign = || foreign(numbers, offset);
-            let value = record.value.filter(|_| record.key == Some(KEY)).ok_or_else(foreign)?;
-            let (number, checksum) = value.split_first_chunk().ok_or_else(foreign)?;
-            let checksum = checksum.try_into().map_err(|_| foreign())?;
-            last = Some((offset, u64::from_le_bytes(*number), u64::from_le_bytes(checksum)));
-            start = Start::Offset(offset + 1);
-        }
-    }
+    let mut last = None;
+    client.read_all(numbers, |offset, record| {
+        let foreign = || foreign(numbers, offset);
+        let value = record.value.filter(|_| record.key == Some(KEY)).ok_or_else(foreign)?;
+        let (number, checksum) = value.split_first_chunk().ok_or_else(foreign)?;
+        let checksum = checksum.try_into().map_err(|_| foreign())?;
+        last = Some((offset, u64::from_le_bytes(*number), u64::from_le_bytes(checksum)));
+        Ok(())
+    })?;
     Ok(last)
 }
 

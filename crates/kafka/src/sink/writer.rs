@@ -11,9 +11,7 @@ use millstream_core::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    KafkaSink,
-    carried::Found,
-    encoding,
+    Found, KafkaSink, encoding,
     rows::{Rows, Turn},
     target::Target,
 };
@@ -21,6 +19,7 @@ use crate::client::TopicPartition;
 
 const VERSION: u8 = 1;
 const LEN: usize = 37;
+
 /// What is known of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Note {
