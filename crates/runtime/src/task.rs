@@ -679,3 +679,6 @@ impl Task {
 fn no_front() -> Error {
     Error::new(Code::Bug, "a stage without a front")
 }
+
+#[cfg(test)]
+mod tests;
