@@ -135,3 +135,22 @@ fn a_commit_that_was_sent_twice_does_not_commit_the_next_turn() {
     owner.run(1);
     scene.verdict(6);
 }
+
+/// A turn that gave up on its way to the coordinator cannot be ended there either, which is fatal
+/// to librdkafka's producer. It is another writer's to decide, and no failure of the task's own.
+#[test]
+fn a_turn_that_times_out_on_its_way_is_not_refused() {
+    let brokers = or_skip!(Brokers::shared());
+    let scene = Scene::new(brokers, "times-out");
+    let [node] = brokers.nodes();
+    let running = scene.node_with(node.bootstrap(), &[HASTE, ("message.timeout.ms", "1000")]);
+    let mut owner = Owner::open(&running);
+    owner.run(3);
+    let held = node.hold(Api::ADD_PARTITIONS_TO_TXN, u32::MAX);
+    let ticket = owner.commit();
+    assert_eq!(owner.settled(ticket), Settlement::Unknown);
+    drop(held);
+    owner.reopen();
+    owner.run(1);
+    scene.verdict(4);
+}
