@@ -83,6 +83,8 @@ fn what_does_not_go_together_is_told() {
     let both = format!("{asked}&sasl.oauthbearer.token.file=Cargo.toml");
     let user = bearer(&format!("{URL}=https://me:hunter2@t/token"));
     let odd = bearer(&format!("{URL}=ftp://t"));
+    let in_clear = bearer(&format!("{URL}=http://t/token"));
+    let nearly = bearer(&format!("{URL}=http://127.0.0.1.t:80/token"));
     let held = bearer("sasl.oauthbearer.token.file=/no/such/token");
     let as_kafka_has_it = bearer(&format!("{URL}=file:///no/such/token"));
     let config = bearer("sasl.oauthbearer.assertion.algorithm=RS256");
@@ -98,6 +100,8 @@ fn what_does_not_go_together_is_told() {
         (&both, "there are both"),
         (&user, "names a user"),
         (&odd, "begins with https://"),
+        (&in_clear, "http://t/token: the client's secret would go there in the clear"),
+        (&nearly, "in the clear"),
         (&held, "sasl.oauthbearer.token, in /no/such/token"),
         (&as_kafka_has_it, "sasl.oauthbearer.token, in /no/such/token"),
         (&config, "assertion.algorithm is not known here"),
@@ -113,6 +117,45 @@ fn what_does_not_go_together_is_told() {
         let e = parse(&url, &[]).and_then(|options| options.properties()).unwrap_err();
         assert!(e.to_string().contains(said), "{query}: {e}");
         assert!(!e.advice().is_empty(), "{e}");
+    }
+}
+
+#[test]
+fn only_this_machine_is_asked_for_tokens_without_tls() {
+    let options = |endpoint: &str| {
+        let url = format!(
+            "kafka://b:1?sasl.mechanism=OAUTHBEARER&sasl.oauthbearer.client.id=me\
+             &sasl.oauthbearer.token.endpoint.url={endpoint}"
+        );
+        let secret = [("MILLSTREAM_KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET", "hunter2")];
+        parse(&url, &secret).unwrap().properties()
+    };
+    for fine in [
+        "https://t/token",
+        "http://localhost",
+        "http://LocalHost:8080/token",
+        "http://127.0.0.1/token?scope=a:b",
+        "http://127.9.9.9:80",
+        "http://[::1]/token",
+        "http://[::1]:8080/token",
+    ] {
+        options(fine).unwrap_or_else(|e| panic!("{fine}: {e}"));
+    }
+    for wrong in [
+        "http://",
+        "http://10.0.0.1/token",
+        "http://0.0.0.0/token",
+        "http://t/localhost",
+        "http://t?127.0.0.1",
+        "http://localhost.t/token",
+        "http://127.0.0.1%2et/token",
+        "http://127.0.0.1\\t/token",
+        "http://[::1]t/token",
+        "http://[::2]/token",
+    ] {
+        let e = options(wrong).unwrap_err();
+        assert!(e.code() == Code::Input && e.message().contains("in the clear"), "{wrong}: {e}");
+        assert!(e.advice().iter().any(|advice| advice.contains("https://")), "{e}");
     }
 }
 

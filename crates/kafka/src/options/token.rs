@@ -3,6 +3,8 @@
 //! librdkafka has most of the names, but not the means that we build it with: tokens are fetched by
 //! the client of real brokers, which keeps these options to itself.
 
+use std::net::IpAddr;
+
 use millstream_core::{Code, Error, Result};
 
 use super::{FILE, Options, Value, one_of};
@@ -13,6 +15,8 @@ pub(crate) const OAUTHBEARER: &str = "OAUTHBEARER";
 pub(crate) const TOKEN: &str = "sasl.oauthbearer.token";
 /// Who is asked for one; of the form `file:///...` it is the file of [`TOKEN`], as Kafka has it.
 pub(crate) const ENDPOINT: &str = "sasl.oauthbearer.token.endpoint.url";
+/// How an endpoint begins that is asked without TLS.
+pub(crate) const IN_CLEAR: &str = "http://";
 pub(crate) const CLIENT_ID: &str = "sasl.oauthbearer.client.id";
 pub(crate) const CLIENT_SECRET: &str = "sasl.oauthbearer.client.secret";
 pub(crate) const SCOPE: &str = "sasl.oauthbearer.scope";
@@ -83,18 +87,35 @@ pub(super) fn needed(options: &Options) -> Result<&'static [&'static str]> {
         (false, true) => {}
     }
     let url = options.text(ENDPOINT).unwrap_or_default();
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    match rest {
+    let in_clear = url.strip_prefix(IN_CLEAR);
+    match url.strip_prefix("https://").or(in_clear) {
         // Nor is it shown: it may be a password.
         Some(rest) if rest.contains('@') => {
             let message = format!("{ENDPOINT} names a user");
             Err(Error::new(Code::Input, message)
                 .help(format!("set {CLIENT_ID} and {CLIENT_SECRET}{FILE}")))
         }
+        Some(rest) if in_clear.is_some() && !is_this_machine(rest) => {
+            let message =
+                format!("{ENDPOINT} is {url}: the client's secret would go there in the clear");
+            Err(Error::new(Code::Input, message)
+                .help(format!("name it with https://, and {CA_LOCATION} if need be"))
+                .help("http:// is for this machine alone: localhost, 127.0.0.1 or [::1]"))
+        }
         Some(_) => Ok(&[CLIENT_ID, CLIENT_SECRET]),
         None => Err(Error::new(Code::Input, format!("{ENDPOINT} is {url}, which is no address"))
-            .help("it begins with https://, http:// or file:///")),
+            .help("it begins with https:// or file:///, or with http:// on this machine")),
     }
+}
+
+/// Whether what follows [`IN_CLEAR`] leads to this machine.
+fn is_this_machine(rest: &str) -> bool {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let port = authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+    let host = port.map_or(authority, |(host, _)| host);
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let address = v6.unwrap_or(host).parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// What librdkafka takes, by RFC 7628.

@@ -104,15 +104,16 @@ impl Source {
             file.map(|path| Held::File(path.into())).or(text(name).map(|t| Held::Text(t.into())))
         };
         let missing = |name: &str| Error::new(Code::Input, format!("the option {name} is missing"));
+        let url = || text(options::ENDPOINT).ok_or_else(|| missing(options::ENDPOINT));
         let origin = match held(options::TOKEN) {
             Some(token) => Origin::Held(token),
             None => Origin::Endpoint(Endpoint {
-                url: text(options::ENDPOINT).ok_or_else(|| missing(options::ENDPOINT))?.into(),
+                url: url()?.into(),
                 id: text(options::CLIENT_ID).ok_or_else(|| missing(options::CLIENT_ID))?.into(),
                 secret: held(options::CLIENT_SECRET)
                     .ok_or_else(|| missing(options::CLIENT_SECRET))?,
                 scope: text(options::SCOPE).map(Into::into),
-                agent: agent(roots(text(options::CA_LOCATION), text(options::CA_PEM))?),
+                agent: agent(url()?, roots(text(options::CA_LOCATION), text(options::CA_PEM))?),
             }),
         };
         let pairs = text(options::EXTENSIONS).unwrap_or_default().split(',');
@@ -258,16 +259,18 @@ fn roots(location: Option<&str>, pem: Option<&str>) -> Result<RootCerts> {
     Ok(certificates.into())
 }
 
-fn agent(roots: RootCerts) -> ureq::Agent {
+/// Who asks the endpoint at `url`.
+fn agent(url: &str, roots: RootCerts) -> ureq::Agent {
     let tls = TlsConfig::builder().provider(TlsProvider::NativeTls).root_certs(roots).build();
-    ureq::Agent::config_builder()
+    let config = ureq::Agent::config_builder()
         .tls_config(tls)
         .http_status_as_error(false)
         // The secret is for the one that was named.
         .max_redirects(0)
-        .timeout_global(Some(ANSWER_MAX))
-        .build()
-        .into()
+        .timeout_global(Some(ANSWER_MAX));
+    // Nor does it leave this machine in the clear: the environment's proxy may be elsewhere.
+    let config = if url.starts_with(options::IN_CLEAR) { config.proxy(None) } else { config };
+    config.build().into()
 }
 
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
