@@ -273,20 +273,39 @@ impl Endpoint {
     }
 }
 
-/// Whether a token is given.
-fn answer(stream: native_tls::TlsStream<TcpStream>, secret: &str) -> bool {
+/// Who asks, as it says, and for what.
+fn request(stream: &mut impl Read) -> (String, String) {
     let mut stream = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         assert!(stream.read_line(&mut head).unwrap() > 0, "{head}");
     }
-    let head = head.to_lowercase();
-    let length = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
-    let mut body = vec![0; length.parse().unwrap()];
+    let header = |name: &str| {
+        let mut headers = head.lines().filter_map(|line| line.split_once(": "));
+        headers.find(|(of, _)| of.eq_ignore_ascii_case(name)).unwrap().1
+    };
+    let mut body = vec![0; header("content-length").parse().unwrap()];
     stream.read_exact(&mut body).unwrap();
-    let body = String::from_utf8(body).unwrap();
-    let login = base64url(&format!("alice:{secret}")).to_lowercase();
-    let known = head.contains(&format!("authorization: basic {login}"));
+    (header("authorization").trim_end_matches('=').to_string(), String::from_utf8(body).unwrap())
+}
+
+/// How alice says who she is.
+fn alice(secret: &str) -> String {
+    format!("Basic {}", base64url(&format!("alice:{secret}")))
+}
+
+fn respond(stream: &mut impl Write, status: &str, json: &str) {
+    let length = json.len();
+    write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")
+        .and_then(|()| stream.write_all(json.as_bytes()))
+        .and_then(|()| stream.flush())
+        .unwrap();
+}
+
+/// Whether a token is given.
+fn answer(mut stream: native_tls::TlsStream<TcpStream>, secret: &str) -> bool {
+    let (who, body) = request(&mut stream);
+    let known = who == alice(secret);
     let scope = body.strip_prefix("grant_type=client_credentials&scope=");
     let (status, json) = match scope.filter(|_| known) {
         Some(scope) => {
@@ -295,12 +314,7 @@ fn answer(stream: native_tls::TlsStream<TcpStream>, secret: &str) -> bool {
         }
         None => ("401 Unauthorized", r#"{"error":"invalid_client"}"#.to_string()),
     };
-    let stream = stream.get_mut();
-    let length = json.len();
-    write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")
-        .and_then(|()| stream.write_all(json.as_bytes()))
-        .and_then(|()| stream.flush())
-        .unwrap();
+    respond(&mut stream, status, &json);
     known
 }
 
@@ -341,4 +355,38 @@ fn whoever_is_given_no_token_is_told_why() {
             });
         }
     });
+}
+
+/// An endpoint of this machine, and brokers that are not there: whoever connects wants a token.
+#[test]
+fn a_clients_secret_that_is_replaced_is_taken_with_the_next_token() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let secret = File::new("secret", "first");
+    let address = format!(
+        "kafka://127.0.0.1:1?sasl.mechanism=OAUTHBEARER&sasl.oauthbearer.client.id=alice\
+         &sasl.oauthbearer.client.secret.file={}\
+         &sasl.oauthbearer.token.endpoint.url=http://{}/token",
+        secret.0.display(),
+        listener.local_addr().unwrap()
+    );
+    let (said, heard) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let (who, _) = request(&mut stream);
+            let token = token("kafka", 1.0);
+            respond(&mut stream, "200 OK", &format!(r#"{{"access_token":"{token}"}}"#));
+            if said.send(who).is_err() {
+                return; // The test has heard enough.
+            }
+        }
+    });
+    let properties = Options::parse(&address, []).unwrap().properties().unwrap();
+    let client = RdClient::connect(properties, "tokens").unwrap();
+    assert_eq!(heard.recv_timeout(DEADLINE).unwrap(), alice("first"));
+    secret.replace("second");
+    // One may have been asked for just before.
+    let next = || heard.recv_timeout(DEADLINE).unwrap();
+    assert!((0..2).any(|_| next() == alice("second")), "the old one is still used");
+    drop(client);
 }
