@@ -120,8 +120,9 @@ pub type Appended = Box<dyn FnOnce(Result<u64>) + Send>;
 /// a task: `writer`, `reader`, `append`.
 pub trait Client: Send + Sync {
     /// Makes a topic with three replicas, of which two must have a record before it counts as
-    /// committed; with fewer brokers, fewer. Answers when all brokers know of it; a topic that is
-    /// there already is left as it is.
+    /// committed; with fewer brokers, fewer. Answers when it can be used, and [`Client::topic`]
+    /// tells of it from then on; another client may be told for a moment longer that there is none.
+    /// A topic that is there already is left as it is.
     ///
     /// # Errors
     /// If Kafka refuses it, or cannot be reached within the client's patience.

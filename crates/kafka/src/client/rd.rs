@@ -14,6 +14,7 @@ mod tokens;
 mod writer;
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     ops::Range,
     pin::pin,
@@ -74,6 +75,8 @@ pub struct RdClient {
     cluster: Mutex<Option<String>>,
     /// A hash of all that was given but where the brokers are.
     login: u64,
+    /// Topics that are there, whoever has not heard of them yet.
+    made: Mutex<BTreeSet<String>>,
     fetchers: Fetchers,
     appender: Appender,
 }
@@ -284,6 +287,7 @@ impl RdClient {
             asking: Mutex::new(Arc::new(asking)),
             cluster: Mutex::default(),
             login,
+            made: Mutex::default(),
         }))
     }
 
@@ -331,6 +335,23 @@ impl RdClient {
             let led = topic.partitions().iter().all(|p| p.leader() >= 0 && p.error().is_none());
             if led { topic.partitions().len() as u32 } else { 0 }
         }))
+    }
+
+    /// What the broker that is asked says about a topic.
+    fn look_up(&self, name: &str) -> Result<Option<TopicSpec>> {
+        let mut partitions = self.partitions(name)?;
+        // Clock: while its brokers are away a topic has no leader, which is not "there is none".
+        let begun = std::time::Instant::now();
+        while partitions == Some(0) {
+            if begun.elapsed() > PATIENCE {
+                return Err(unreachable(format!("topic {name} has a partition without a leader")));
+            }
+            std::thread::sleep(HEARSAY_EVERY);
+            partitions = self.partitions(name)?;
+        }
+        let Some(partitions) = partitions else { return Ok(None) };
+        let settings = self.settings(name)?.into_iter().map(|(k, v, _)| (k, v)).collect();
+        Ok(Some(TopicSpec { name: name.into(), partitions, settings }))
     }
 
     fn asking(&self) -> Arc<LoggedIn<BaseConsumer<Context>>> {
@@ -439,23 +460,30 @@ impl Client for RdClient {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        lock(&self.made).insert(topic.name.clone());
         Ok(())
     }
 
     fn topic(&self, name: &str) -> Result<Option<TopicSpec>> {
-        let mut partitions = self.partitions(name)?;
-        // Clock: while its brokers are away a topic has no leader, which is not "there is none".
-        let begun = std::time::Instant::now();
-        while partitions == Some(0) {
-            if begun.elapsed() > PATIENCE {
-                return Err(unreachable(format!("topic {name} has a partition without a leader")));
+        let mut tries = 0;
+        loop {
+            let found = self.look_up(name);
+            // Each question goes to any broker, and one hears of a topic before another.
+            let hearsay = match &found {
+                Ok(None) => lock(&self.made).contains(name),
+                Ok(Some(_)) => false,
+                Err(e) => e.code() == Code::Unknown,
+            };
+            if hearsay && tries < HEARSAY_TRIES {
+                tries += 1;
+                std::thread::sleep(HEARSAY_EVERY);
+                continue;
             }
-            std::thread::sleep(HEARSAY_EVERY);
-            partitions = self.partitions(name)?;
+            if found == Ok(None) {
+                lock(&self.made).remove(name); // Somebody has deleted it.
+            }
+            return found;
         }
-        let Some(partitions) = partitions else { return Ok(None) };
-        let settings = self.settings(name)?.into_iter().map(|(k, v, _)| (k, v)).collect();
-        Ok(Some(TopicSpec { name: name.into(), partitions, settings }))
     }
 
     fn set_topic(&self, name: &str, settings: &[(String, String)]) -> Result<()> {

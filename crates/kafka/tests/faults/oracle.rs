@@ -18,7 +18,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use millstream_brokers::{Brokers, Committed};
 use millstream_core::{
-    Batch, Code, Frame, Result,
+    Batch, Frame, Result,
     connector::{Carried, RowEncoder},
     engine::{Engine, Lease, Settlement, StreamSpec, TaskSpec, Ticket},
     turn::{Change, Delta, InputProgress, Position, StreamId, TableId, Turn},
@@ -138,12 +138,7 @@ fn encoder(node: &Running) -> Box<dyn RowEncoder> {
     node.client.create_topic(&spec).unwrap();
     let sink = KafkaSink::json(node.client.clone(), &name);
     assert_eq!(Some(sink.place().unwrap()), node.engine.place().unwrap());
-    // A broker may hear a moment later of a topic that was just made.
-    let what = format!("topic {name}");
-    Bell::default().until(&what, || match sink.encoder(0, &schema()) {
-        Err(e) if e.code() == Code::Unknown => None,
-        encoder => Some(encoder.unwrap()),
-    })
+    sink.encoder(0, &schema()).unwrap()
 }
 
 fn schema() -> SchemaRef {

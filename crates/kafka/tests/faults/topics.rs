@@ -1,4 +1,5 @@
-//! Topics that are not what they should be: refused, with words that help.
+//! Topics that are not what they should be: refused, with words that help. And those that not
+//! every broker has heard of.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use rdkafka::{
     client::DefaultClientContext,
 };
 
-use crate::oracle::{Bell, Owner, Running, Scene, out, task, try_join, try_open};
+use crate::oracle::{Bell, Owner, Running, Scene, client, out, task, try_join, try_open};
 
 /// What to do when something of an application is gone.
 const STARTS_OVER: &str = "what was in it cannot be made again: delete all topics of the \
@@ -178,4 +179,25 @@ fn a_registry_that_was_deleted_is_not_begun_anew() {
         said(&error, Code::Conflict),
         format!("topic deleted-registry.registry was deleted; {STARTS_OVER}")
     );
+}
+
+#[test]
+fn a_topic_that_was_made_is_there_whichever_broker_is_asked() {
+    let brokers = or_skip!(Brokers::shared());
+    let client = client(&brokers.bootstrap(), &[]);
+    let make = |name: &str, partitions| {
+        let spec = TopicSpec { name: name.into(), partitions, settings: Vec::new() };
+        client.create_topic(&spec).unwrap();
+    };
+    // Who has asked each broker something asks any of them from then on.
+    make("asked", 3);
+    for partition in 0..3 {
+        client.range(&TopicPartition::new("asked", partition)).unwrap();
+    }
+    // One hears of a topic later than another while it is busy with the one before.
+    for n in 0..8 {
+        let name = format!("asked-{n}");
+        make(&name, 6);
+        assert!(client.topic(&name).unwrap().is_some(), "{name}");
+    }
 }
