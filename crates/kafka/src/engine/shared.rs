@@ -37,8 +37,8 @@ pub(super) struct Shared {
     /// Of this run of the node; with a count it names an opening.
     pub incarnation: u64,
     pub registry: Mutex<Registry>,
-    pub views: Mutex<Views>,
-    pub topics: Mutex<Topics>,
+    pub views: Arc<Mutex<Views>>,
+    pub topics: Arc<Mutex<Topics>>,
     pub outside: Mutex<Outside>,
     /// Called when a stream, a task or a topic has come to be.
     waiting: Mutex<HashMap<String, Waker>>,
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub stats: Mutex<EngineStats>,
     pub signal: Arc<Signal>,
     /// Appends to the progress topic that are on their way.
-    pub telling: AtomicU64,
+    pub telling: Arc<AtomicU64>,
     /// Why the upkeep cannot go on.
     pub trouble: Mutex<Option<Error>>,
 }
@@ -112,8 +112,8 @@ impl Shared {
             node,
             incarnation,
             registry: Mutex::new(registry),
-            views: Mutex::default(),
-            topics: Mutex::default(),
+            views: Arc::default(),
+            topics: Arc::default(),
             outside: Mutex::default(),
             waiting: Mutex::default(),
             count: AtomicU64::new(1),
@@ -121,7 +121,7 @@ impl Shared {
             pending_bytes: AtomicU64::new(0),
             stats: Mutex::default(),
             signal,
-            telling: AtomicU64::new(0),
+            telling: Arc::default(),
             trouble: Mutex::default(),
         })
     }
@@ -187,7 +187,8 @@ impl Shared {
         self.signal.raise();
     }
 
-    /// Writes a line to the registry; `done` hears whether it is there.
+    /// Writes a line to the registry; `done` hears whether it is there. It must not hold the
+    /// client: a thread of the client's calls it, and would wait for itself if it were the last to.
     pub fn write(&self, line: &Line, done: crate::client::Appended) -> Result<()> {
         let mut records = Records::default();
         let at = TopicPartition::new(self.names.registry(), 0);
@@ -197,27 +198,27 @@ impl Shared {
     }
 
     /// The number of a task and its partition of state; `None` while they are made.
-    pub fn register(self: &Arc<Self>, spec: &TaskSpec) -> Result<Option<(TaskId, TopicPartition)>> {
+    pub fn register(&self, spec: &TaskSpec) -> Result<Option<(TaskId, TopicPartition)>> {
         // First, so that nothing that comes from here on goes unnoticed.
         lock(&self.waiting).insert(spec.name.clone(), spec.waker.clone());
         self.pump()?;
         let id = lock(&self.registry).find(spec)?.map(|task| task.id);
-        let mut topics = lock(&self.topics);
-        if id.is_none() && topics.asked.insert(spec.name.clone()) {
+        // Not locked while it is written: what cannot be sent is told at once.
+        let asks = id.is_none() && lock(&self.topics).asked.insert(spec.name.clone());
+        if asks {
             let line = Line::Task { name: spec.name.clone(), inputs: spec.inputs.clone() };
-            let (shared, name) = (Arc::downgrade(self), spec.name.clone());
-            self.write(
-                &line,
-                Box::new(move |written| {
-                    if let (Some(shared), Err(_)) = (shared.upgrade(), written) {
-                        // To be tried again.
-                        lock(&shared.topics).asked.remove(&name);
-                        shared.wake_all();
-                    }
-                }),
-            )?;
+            let (asked, name, waker) = (self.topics.clone(), spec.name.clone(), spec.waker.clone());
+            let done = move |written: Result<u64>| {
+                if written.is_err() {
+                    // To be tried again.
+                    lock(&asked).asked.remove(&name);
+                    waker();
+                }
+            };
+            self.write(&line, Box::new(done))?;
         }
         let (stage, partition) = split(&spec.name)?;
+        let mut topics = lock(&self.topics);
         if let Some(error) = topics.wrong.remove(stage) {
             return Err(error);
         }

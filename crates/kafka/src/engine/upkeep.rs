@@ -113,18 +113,19 @@ impl Upkeep {
         }
         drop(views);
         if !records.is_empty() {
-            // Not held: whoever drops it last must not be a thread of the client's.
-            let shared = Arc::downgrade(self.shared());
+            let shared = self.shared();
+            // Not all that is shared: who drops the client must not be a thread of the client's.
+            let (views, telling) = (shared.views.clone(), shared.telling.clone());
+            let signal = shared.signal.clone();
             let again = move |told: Result<u64>| {
-                let Some(shared) = shared.upgrade() else { return };
                 if told.is_err() {
-                    lock(&shared.views).fresh.extend(&fresh);
+                    lock(&views).fresh.extend(&fresh);
                 }
-                shared.telling.fetch_sub(1, Ordering::Relaxed);
-                shared.signal.raise();
+                telling.fetch_sub(1, Ordering::Relaxed);
+                signal.raise();
             };
-            self.shared().telling.fetch_add(1, Ordering::Relaxed);
-            self.shared().client.append(records, Box::new(again));
+            shared.telling.fetch_add(1, Ordering::Relaxed);
+            shared.client.append(records, Box::new(again));
         }
         Ok(())
     }
