@@ -573,7 +573,9 @@ fn big_values_come_whole_and_aligned(subject: &Subject) {
         for n in 0..piece.len() {
             let value = piece.value(n).unwrap();
             assert_eq!(value.as_ptr().align_offset(8), 0, "values are aligned");
-            assert!(value.as_slice() == if count == 0 { b"small" } else { &big[..] });
+            let expected = if count == 0 { b"small" } else { &big[..] };
+            let is = value.as_slice();
+            assert!(is == expected, "record {count} has {} bytes, {:?}", is.len(), &is[..5]);
             count += 1;
         }
     }

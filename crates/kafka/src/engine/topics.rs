@@ -151,9 +151,14 @@ pub(super) fn stream(
     if known && !is_there(client, name)? {
         return Err(deleted(name));
     }
-    let retain = Some(spec.retain_bytes / u64::from(spec.partitions));
-    let retain = retain.filter(|_| i64::try_from(spec.retain_bytes).is_ok());
-    ensure(client, name, spec.partitions, kept(retain))
+    ensure(client, name, spec.partitions, kept(retained(spec)))
+}
+
+/// How much of a partition Kafka itself keeps. It knows of no consumers: what is there for them
+/// alone, no byte of which is kept without one, is for our upkeep to trim.
+fn retained(spec: &StreamSpec) -> Option<u64> {
+    let bounded = spec.retain_bytes > 0 && i64::try_from(spec.retain_bytes).is_ok();
+    bounded.then(|| (spec.retain_bytes / u64::from(spec.partitions)).max(1))
 }
 
 /// The topic of a stage's state.
@@ -166,4 +171,31 @@ pub(super) fn state(
     let topic = names.state(stage)?;
     ensure(client, &topic, tasks, compacted())?;
     Ok(topic.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_core::letter;
+
+    use super::*;
+    use crate::client::memory::Cluster;
+
+    #[test]
+    fn kafka_removes_nothing_that_a_consumer_may_want() {
+        let kept = |retain_bytes| {
+            let spec = StreamSpec {
+                name: "flow/s".into(),
+                schema: letter::SCHEMA.clone(),
+                partitions: 4,
+                retain_bytes,
+            };
+            let client = Cluster::new().connect("node");
+            stream(&*client, "s", &spec, false).unwrap();
+            let settings = client.topic("s").unwrap().unwrap().settings;
+            settings.into_iter().find(|(key, _)| key == "retention.bytes").unwrap().1
+        };
+        assert_eq!(kept(0), "-1", "it is there for consumers alone: our upkeep trims it");
+        assert_eq!(kept(u64::MAX), "-1");
+        assert_eq!(kept(4096), "1024", "bytes of a partition");
+    }
 }
