@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::kafka::Kafka;
 #[cfg(feature = "kafka")]
-pub use self::kafka::{ClusterTorture, Failover, KafkaLatency, KafkaThroughput, Restore};
+pub use self::kafka::{ClusterTorture, Failover, KafkaLatency, KafkaThroughput, Restore, Scale};
 
 /// Runs one bench and ends with one line of JSON; exits with 1 if a result is wrong.
 #[derive(Debug, Parser)]

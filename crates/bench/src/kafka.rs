@@ -10,6 +10,7 @@ mod latency;
 mod members;
 mod nodes;
 mod restore;
+mod scale;
 mod scene;
 mod throughput;
 mod torture;
@@ -29,6 +30,7 @@ pub fn run(bench: &Kafka) -> Result<ExitCode> {
         Kafka::KafkaThroughput(args) => throughput::run(args),
         Kafka::KafkaLatency(args) => latency::run(args),
         Kafka::Restore(args) => restore::run(args),
+        Kafka::Scale(args) => scale::run(args),
     }
 }
 

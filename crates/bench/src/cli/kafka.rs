@@ -19,6 +19,8 @@ pub enum Kafka {
     KafkaLatency(KafkaLatency),
     /// Reading state back from its topic, against a plain consumer.
     Restore(Restore),
+    /// Three nodes against one, with a handler that waits.
+    Scale(Scale),
 }
 
 #[cfg(not(feature = "kafka"))]
@@ -118,4 +120,26 @@ pub struct Restore {
     /// Bytes of state of each.
     #[arg(long, default_value_t = 100)]
     pub bytes: usize,
+}
+
+/// Arguments of `scale`.
+#[derive(Clone, Debug, Args)]
+pub struct Scale {
+    #[command(flatten)]
+    pub common: Common,
+    /// Events, all there before the first node starts.
+    #[arg(long, default_value_t = 300_000)]
+    pub events: u64,
+    /// Keys.
+    #[arg(long, default_value_t = 10_000)]
+    pub keys: u64,
+    /// How long the handler waits with each event, in ms.
+    #[arg(long, default_value_t = 1)]
+    pub wait_ms: u64,
+    /// Tasks of the keyed stage.
+    #[arg(long, default_value_t = 48)]
+    pub tasks: u32,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 15)]
+    pub seconds: u64,
 }

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read},
     process::Child,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use millstream::prelude::*;
@@ -30,13 +31,15 @@ pub struct Part {
     pub to: String,
     /// `None`: the product's own number.
     pub tasks: Option<u32>,
+    /// How long the handler waits with each event, in ms.
+    pub wait_ms: u64,
 }
 
 impl Part {
     /// What all nodes share; [`Nodes`] adds who each is and how it reaches the brokers.
     pub fn between(from: &str, to: &str, tasks: Option<u32>) -> Part {
-        let (servers, name) = Default::default();
-        Part { servers, name, from: from.into(), to: to.into(), tasks }
+        let (servers, name, wait_ms) = Default::default();
+        Part { servers, name, from: from.into(), to: to.into(), tasks, wait_ms }
     }
 }
 
@@ -67,6 +70,10 @@ impl Process for Counter {
     type Out = Counted;
 
     fn handle(&mut self, e: Event, ctx: &mut Context<Self>) -> Result<()> {
+        match WAIT_MS.load(Ordering::Relaxed) {
+            0 => {}
+            ms => std::thread::sleep(std::time::Duration::from_millis(ms)),
+        }
         self.count += 1;
         if self.kept.len() < e.keep as usize {
             self.kept = "k".repeat(e.keep as usize);
@@ -77,8 +84,12 @@ impl Process for Counter {
     }
 }
 
+/// For how many ms [`Counter`] waits: a process has nothing but what its key has given it.
+static WAIT_MS: AtomicU64 = AtomicU64::new(0);
+
 /// Runs the node until it is killed, or its stdin ends.
 pub fn part(part: &Part) -> report::Result<()> {
+    WAIT_MS.store(part.wait_ms, Ordering::Relaxed);
     let address = format!("kafka://{}", part.servers);
     let properties = Options::parse(&address, [])?.properties()?;
     let client: std::sync::Arc<dyn Client> = RdClient::connect(properties, APP)?;
@@ -116,9 +127,15 @@ impl Nodes {
 
     /// Starts one that reaches the brokers without the proxy, for measuring speed.
     pub fn past_the_proxy(servers: String, part: Part) -> report::Result<Nodes> {
-        let mut nodes = Nodes { links: Vec::new(), running: vec![None], part };
-        nodes.start_at(0, servers)?;
+        let mut nodes = Nodes { links: Vec::new(), running: Vec::new(), part };
+        nodes.add(servers)?;
         Ok(nodes)
+    }
+
+    /// Starts another one that reaches the brokers without the proxy.
+    pub fn add(&mut self, servers: String) -> report::Result<()> {
+        self.running.push(None);
+        self.start_at(self.running.len() - 1, servers)
     }
 
     /// The way of node `n` to the brokers.
