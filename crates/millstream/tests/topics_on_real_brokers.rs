@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use millstream::{
+    Guarantee,
     prelude::*,
+    runtime::node::FlowState,
     test::{Folder, conformance},
 };
 use millstream_brokers::{Brokers, or_skip};
@@ -126,7 +128,11 @@ fn a_flow_on_kafka_writes_rows_with_its_turns() {
         .sink("once", to(&once).exactly_once(&once));
     let address = format!("kafka://{}", brokers.bootstrap());
     let node = Node::kafka(&address, &prefix, "a").unwrap().http(":0").signals(false);
-    node.run(flow).unwrap();
+    let running = node.start().unwrap();
+    running.deploy(&flow).unwrap();
+    assert_eq!(running.wait(flow.name()), FlowState::Finished);
+    let promises = running.heart().tasks().into_iter().filter_map(|task| task.promise);
+    assert!(promises.eq([Guarantee::ExactlyOnce; 2]), "whatever they say of themselves");
     for name in [&least, &once] {
         let found = brokers.committed(name);
         let mut numbers: Vec<u64> =

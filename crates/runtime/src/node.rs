@@ -162,6 +162,8 @@ struct Reports {
 struct Slot {
     path: TaskPath,
     stage: Arc<Stage>,
+    /// What its sink promises, if it has one.
+    promise: Option<Guarantee>,
     around: Surroundings,
     current: Mutex<Arc<Tenant>>,
 }
@@ -254,8 +256,10 @@ impl Node {
         for stage in stages.into_iter().rev() {
             spec = spec.stage(&stage.name, stage.partitions);
             let stage = Arc::new(stage);
+            let promise = stage.promise(self.engine.as_ref());
             for partition in 0..stage.partitions {
-                slots.push(self.add_slot(number, stage.clone(), partition, &gate, &files));
+                let stage = (stage.clone(), promise);
+                slots.push(self.add_slot(number, stage, partition, &gate, &files));
             }
         }
         flows.insert(name, FlowEntry { number, state: FlowState::Running, slots, streams, paused });
@@ -267,7 +271,7 @@ impl Node {
     fn add_slot(
         self: &Arc<Self>,
         flow: usize,
-        stage: Arc<Stage>,
+        (stage, promise): (Arc<Stage>, Option<Guarantee>),
         partition: u32,
         gate: &Arc<dyn Fn() -> bool + Send + Sync>,
         files: &Arc<BTreeMap<String, String>>,
@@ -286,7 +290,8 @@ impl Node {
         };
         let path = TaskPath::new(&stage.flow, &stage.name, partition);
         let tenant = Tenant::new(Task::new(stage.clone(), partition, around.clone()));
-        lock(&self.slots).push(Arc::new(Slot { path, stage, around, current: Mutex::new(tenant) }));
+        let current = Mutex::new(tenant);
+        lock(&self.slots).push(Arc::new(Slot { path, stage, promise, around, current }));
         id
     }
 
@@ -592,8 +597,8 @@ impl Node {
             // The task itself is not asked: it may be running, for long.
             let (stats, keys) = (*lock(&tenant.stats), tenant.keys.load(Ordering::Relaxed));
             let running = tenant.running().is_some();
-            let promise = slot.stage.sink.as_ref().map(|sink| sink.guarantee());
-            TaskInfo { path: slot.path.clone(), stats, keys: keys as usize, running, promise }
+            let (path, keys, promise) = (slot.path.clone(), keys as usize, slot.promise);
+            TaskInfo { path, stats, keys, running, promise }
         };
         slots.into_iter().map(info).collect()
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use arrow_schema::SchemaRef;
 use millstream_core::{
     Code, Error, Result,
-    connector::{Carried, Sink, Source},
+    connector::{Carried, Guarantee, Sink, Source},
     engine::Engine,
     operator::{Operator, Port},
     turn::StreamId,
@@ -43,6 +43,17 @@ impl Stage {
     /// The engine's name for a task of this stage.
     pub fn task_name(&self, partition: u32) -> String {
         format!("{}/{}/{partition}", self.flow, self.name)
+    }
+
+    /// How often each row gets to its sink, if it has one: with the turn it comes from if `engine`
+    /// carries it there, as it does for a flow that never did otherwise.
+    pub fn promise(&self, engine: &dyn Engine) -> Option<Guarantee> {
+        let sink = self.sink.as_deref()?;
+        let Front::Streams(fronts) = &self.front else { return Some(sink.guarantee()) };
+        let used = |stream| engine.tasks().iter().any(|t| t.2.counters.sent.contains_key(stream));
+        let is_carried = carried(sink, engine).is_ok_and(|carried| carried.is_some());
+        let once = is_carried && !fronts.iter().any(|front| used(&front.stream));
+        Some(if once { Guarantee::ExactlyOnce } else { sink.guarantee() })
     }
 
     /// Its sink, if it has one, and the sink's name.
