@@ -37,6 +37,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// A row's place in a partition, as a person reads it, if that is no line of a file.
+    fn place(&self, _partition: u32, _place: u64) -> Option<String> {
+        None
+    }
+
     /// The names of the fields that rows have, if that can be told before opening.
     ///
     /// # Errors

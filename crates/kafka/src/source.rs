@@ -37,7 +37,7 @@ use millstream_core::{
 };
 
 use self::{layout::Layout, reader::KafkaReader};
-use crate::client::Client;
+use crate::client::{Client, TopicPartition};
 
 /// The longest value that is decoded, in bytes.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
@@ -206,6 +206,11 @@ impl Source for KafkaSource {
 
     fn finite(&self) -> bool {
         self.finite
+    }
+
+    fn place(&self, partition: u32, place: u64) -> Option<String> {
+        // Places count from 1.
+        Some(layout::place(&TopicPartition::new(&*self.topic, partition), place.saturating_sub(1)))
     }
 
     /// Those of CSV and raw; JSON objects may have any.

@@ -21,7 +21,7 @@ use std::{
 
 use millstream_core::{
     Batch, Code, Error, FrameHeader, FrameKind, Result, Time,
-    connector::Guarantee,
+    connector::{Guarantee, Source},
     engine::{Engine, StreamSpec, Ticket},
     frame::FrameEncoder,
     key::{Slot as KeySlot, display},
@@ -247,11 +247,11 @@ impl Node {
         let gate = self.gate(streams.clone(), paused.clone());
         let mut spec = FlowSpec::new(&name);
         let mut slots = Vec::new();
-        let file = |stage: &Stage| match &stage.front {
-            Front::Source(front) => Some((stage.name.clone(), front.source.file()?)),
+        let source = |stage: &Stage| match &stage.front {
+            Front::Source(front) => Some((stage.name.clone(), front.source.clone())),
             Front::Streams(_) => None,
         };
-        let files = Arc::new(stages.iter().filter_map(file).collect());
+        let sources = Arc::new(stages.iter().filter_map(source).collect());
         // Consumers before producers, so that sources start last.
         for stage in stages.into_iter().rev() {
             spec = spec.stage(&stage.name, stage.partitions);
@@ -259,7 +259,7 @@ impl Node {
             let promise = stage.promise(self.engine.as_ref());
             for partition in 0..stage.partitions {
                 let stage = (stage.clone(), promise);
-                slots.push(self.add_slot(number, stage, partition, &gate, &files));
+                slots.push(self.add_slot(number, stage, partition, &gate, &sources));
             }
         }
         flows.insert(name, FlowEntry { number, state: FlowState::Running, slots, streams, paused });
@@ -274,7 +274,7 @@ impl Node {
         (stage, promise): (Arc<Stage>, Option<Guarantee>),
         partition: u32,
         gate: &Arc<dyn Fn() -> bool + Send + Sync>,
-        files: &Arc<BTreeMap<String, String>>,
+        sources: &Arc<BTreeMap<String, Arc<dyn Source>>>,
     ) -> SlotId {
         let ends = matches!(stage.front, Front::Source(_)) || stage.sink.is_some();
         let id = self.queue.add(flow, ends);
@@ -283,7 +283,7 @@ impl Node {
             engine: self.engine.clone(),
             connectors: self.connectors.clone(),
             gate: gate.clone(),
-            files: files.clone(),
+            sources: sources.clone(),
             floor: self.floor.clone(),
             slot: id,
             waker: Arc::new(move || queue.wake(id)),

@@ -29,7 +29,7 @@ use std::{
 
 use millstream_core::{
     Batch, Code, Error, Origin, Result, Status, Time, Turn,
-    connector::Prepared,
+    connector::{Prepared, Source},
     engine::{Engine, InputSpec, TaskSpec, Ticket, Waker},
     letter::Letter,
     mutant::{self, Mutant},
@@ -85,8 +85,8 @@ pub struct Surroundings {
     pub connectors: Arc<dyn Connectors>,
     /// Says whether sources may take in more.
     pub gate: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// The file that a source reads, by the source's name.
-    pub files: Arc<BTreeMap<String, String>>,
+    /// The flow's sources, by name: they know what places in them are called.
+    pub sources: Arc<BTreeMap<String, Arc<dyn Source>>>,
     /// The right to try an event alone.
     pub floor: Arc<Floor>,
     /// Its place on the node, by which it has that right.
@@ -646,26 +646,32 @@ impl Task {
             letter.stage = self.stage.name.clone();
             letter
         };
+        let known = &self.around.sources;
         let named = |mut letter: Letter| {
             if letter.file.is_empty()
-                && let Some(file) = self.around.files.get(&letter.source)
+                && let Some(file) = known.get(&letter.source).and_then(|s| s.file())
             {
-                letter.file.clone_from(file);
+                letter.file = file;
             }
             letter
         };
         // Few sources cause many letters.
-        let mut sources: BTreeMap<u32, String> = BTreeMap::new();
+        let mut sources: BTreeMap<u32, (String, u32)> = BTreeMap::new();
         let mut place = |mut letter: Letter| {
             let origin = Origin(letter.place);
             letter.place = origin.place();
             if origin != Origin::NONE {
-                let source = sources.entry(origin.source()).or_insert_with(|| {
+                let (source, partition) = sources.entry(origin.source()).or_insert_with(|| {
                     let task = self.around.engine.task_name(TaskId(origin.source()));
-                    let stage = task.as_deref().and_then(|t| t.rsplit('/').nth(1));
-                    stage.unwrap_or_default().to_string()
+                    let mut parts = task.as_deref().unwrap_or_default().rsplit('/');
+                    let partition = parts.next().and_then(|p| p.parse().ok()).unwrap_or_default();
+                    (parts.next().unwrap_or_default().to_string(), partition)
                 });
                 letter.source.clone_from(source);
+                let at = |s: &Arc<dyn Source>| s.place(*partition, letter.place);
+                if let Some(at) = known.get(source).and_then(at) {
+                    (letter.file, letter.place) = (at, 0);
+                }
             }
             named(letter)
         };

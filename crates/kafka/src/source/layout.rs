@@ -261,8 +261,13 @@ fn undecodable(
         column,
         error,
         raw: value[..value.len().min(kept)].to_vec(),
-        file: format!("topic {}, partition {}, offset {offset}", at.topic, at.partition),
+        file: place(at, offset),
     }
+}
+
+/// Where a record is, as a person reads it.
+pub(super) fn place(at: &TopicPartition, offset: u64) -> String {
+    format!("topic {}, partition {}, offset {offset}", at.topic, at.partition)
 }
 
 impl std::fmt::Display for Part {

@@ -259,7 +259,7 @@ impl Bench {
             engine,
             connectors: Arc::new(OneRow),
             gate: Arc::new(|| true),
-            files: Arc::default(),
+            sources: Arc::default(),
             floor: Arc::default(),
             slot: 0,
             waker: Arc::new(|| ()),
