@@ -79,6 +79,13 @@ pub struct Progress {
     /// Events behind the position that were announced last, and not committed; 0 if none were.
     #[serde(default)]
     pub announced: u32,
+    /// Events behind the position among which something is thought to end the process.
+    #[serde(default)]
+    pub suspected: u32,
+    /// Whether nothing was taken in or done since the task was opened: no sign that it gets past
+    /// what ended it before, so its openings are counted on.
+    #[serde(default)]
+    pub quiet: bool,
     /// Everything the task has counted since it exists.
     pub counters: TaskCounters,
     /// What the task's connector wants back: a source's position, a sink's unconfirmed range.

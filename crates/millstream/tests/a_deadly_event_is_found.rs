@@ -95,10 +95,30 @@ fn a_deadly_event_costs_a_few_deaths_and_itself() {
         let dead: Vec<_> = letters.iter().map(|l| (l.place, l.operator.as_str())).collect();
         assert_eq!(dead, [(701, "account"), (1502, "account")], "seed {seed}");
         assert!(letters[0].error.contains("ended the process"), "{}", letters[0].error);
-        // Two to be sure, four to come down to one event, and three times with it alone; each of
-        // the two events lies in a task of its own or comes later.
+        // Two unannounced, one with its block, and three with it alone; each of the two events
+        // lies in a task of its own or comes later.
         let deaths = t.coverage().crashes;
         assert!((4..=24).contains(&deaths), "seed {seed}: {deaths} deaths");
+    }
+}
+
+#[test]
+fn a_backlog_of_any_size_costs_few_deaths() {
+    // Nothing has been committed before: one less than on the way. Two more where it lies behind
+    // the first turns.
+    for (rows, most) in [(10, 5), (1_000, 5), (10_000, 7)] {
+        for seed in 0..3 {
+            let mut t = TestNode::new(flow().partitions(1)).seed(seed);
+            for i in 0..rows {
+                let n = if i == rows * 9 / 10 { -1 } else { i };
+                t.put("orders", json!({ "key": "k", "n": n, "at": 1000 * i }));
+            }
+            t.end().run_until_idle();
+            assert_eq!((t.sink("sums").len() as i64, t.dead_letters().len()), (rows - 1, 1));
+            let deaths = t.coverage().crashes;
+            assert!(deaths <= most, "{rows} rows, seed {seed}: {deaths} deaths");
+            t.assert_ledger_balanced();
+        }
     }
 }
 

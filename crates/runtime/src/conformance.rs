@@ -62,6 +62,10 @@ pub const CHECKS: &[Check] = &[
     ("a_turn_is_visible_whole", a_turn_is_visible_whole),
     ("an_old_lease_is_fenced", an_old_lease_is_fenced),
     ("opens_are_counted_until_a_commit", opens_are_counted_until_a_commit),
+    (
+        "a_turn_that_did_nothing_leaves_openings_counted",
+        a_turn_that_did_nothing_leaves_openings_counted,
+    ),
     ("restore_gives_the_last_value_of_each_key", restore_gives_the_last_value_of_each_key),
     ("a_restart_keeps_what_was_durable", a_restart_keeps_what_was_durable),
     ("frames_are_trimmed_by_keep_from", frames_are_trimmed_by_keep_from),
@@ -210,6 +214,19 @@ fn opens_are_counted_until_a_commit(subject: &mut dyn Subject) {
     let once_more = u32::from(subject.loses_leases());
     let opens = hold(subject, &spec).recovered().opens;
     assert!((1..=1 + once_more).contains(&opens), "{opens}");
+}
+
+fn a_turn_that_did_nothing_leaves_openings_counted(subject: &mut dyn Subject) {
+    let spec = task("f/crash/0", &[]);
+    let mut lease = hold(subject, &spec);
+    let mut quiet = turn(1, vec![], Delta::default());
+    quiet.progress.quiet = true;
+    committed(subject, &mut lease, quiet);
+    subject.settle();
+    subject.restart();
+    let lease = hold(subject, &spec);
+    let (opens, turn) = (lease.recovered().opens, lease.recovered().progress.turn);
+    assert!(opens >= 2 && turn == 1, "{opens} openings, turn {turn}");
 }
 
 fn restore_gives_the_last_value_of_each_key(subject: &mut dyn Subject) {

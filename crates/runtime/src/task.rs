@@ -38,7 +38,7 @@ use millstream_core::{
 };
 
 use self::{
-    caution::{Caution, Floor},
+    caution::{Caution, Floor, SMALL_TURNS},
     chain::{Chain, Produced, Setting},
     exchange::{Exchange, Stamp},
     input::StreamInputs,
@@ -104,8 +104,8 @@ pub struct Task {
     live: Option<Live>,
     /// The turn that calls never returned from, and which ones it goes without.
     suspect: Option<TurnPlan>,
-    /// The engine has refused the turn of an event that was tried alone: no death, so that attempt
-    /// does not count.
+    /// The engine has refused the turn of an event that was tried alone, or did not let it be
+    /// tried: no death, so that attempt does not count.
     refused: bool,
     pace: Pace,
     stats: TaskStats,
@@ -291,6 +291,11 @@ impl Task {
             )?)),
             (Front::Streams(_), None) => return Err(no_front()),
         };
+        // What it begins with may be what ended the one before; unless there was none.
+        let small = match progress.turn == 0 && recovered.opens == 1 {
+            true => 0,
+            false => SMALL_TURNS,
+        };
         // After a call that did not return it is known what to leave out, unless a cautious turn
         // was announced: that one is what to repeat.
         let cautious = match self.suspect.is_some() && progress.announced == 0 {
@@ -315,8 +320,12 @@ impl Task {
             more: self.suspect.is_none(),
             careful: 0,
             cautious,
+            fresh: true,
+            small,
             held: None,
+            floor: None,
             announced: None,
+            alone: false,
             tried: None,
             fired: Time::MIN,
             held_back: None,
@@ -336,7 +345,7 @@ impl Task {
         }
         if let Err(error) = live.settle() {
             // What is too large stays too large: that is the event's own doing.
-            self.refused = live.tried.is_some() && error.code() != Code::Limit;
+            self.refused = live.alone && error.code() != Code::Limit;
             return Err(error);
         }
         let full = live.unsettled.len() >= if live.full { IN_FLIGHT_MAX } else { 1 };
@@ -345,8 +354,8 @@ impl Task {
             None => false,
         };
         let lasts = |ticket: &Ticket| live.lease.durable(*ticket);
-        live.tried.take_if(|(ticket, _)| lasts(ticket));
-        let announcing = live.announced.as_ref().is_some_and(|(ticket, _)| !lasts(ticket));
+        live.alone &= live.tried.take_if(|(ticket, _)| lasts(ticket)).is_none();
+        let announcing = live.announced.as_ref().is_some_and(|ticket| !lasts(ticket));
         if full || blocked || announcing || live.tried.is_some() {
             self.live = Some(live);
             return Ok(Did::Idle { until: None });
@@ -381,23 +390,31 @@ impl Task {
         if !(consumed || due || moved || owes || live.more || !suspects.is_empty()) {
             return Ok(live.idle(owed));
         }
-        if let Some(caution) = live.cautious.filter(|_| live.announced.is_none()) {
-            // Without rows it is firings that are tried, as many as the step allows.
+        if (live.fresh || live.cautious.is_some()) && live.announced.is_none() {
+            // Without rows it is firings that are tried, as many as may be.
             let events = match intake.rows {
-                0 if live.chain.is_due(intake.next.watermark, clock) => caution.step,
+                0 if live.chain.is_due(intake.next.watermark, clock) => {
+                    live.cautious.map_or(1, |caution| caution.step)
+                }
                 rows => rows,
             };
-            if events > 0 {
-                let floor = (&self.around.floor, self.around.slot);
-                let did = live.announce(intake, events, self.refused, now, floor);
-                self.refused &= live.announced.is_none();
-                return Ok(did);
+            if events > 0 && live.floor.is_none() {
+                live.floor = self.around.floor.take(self.around.slot, live.cautious.is_some());
+                if live.floor.is_none() {
+                    live.held = Some(intake);
+                    return Ok(Did::Idle { until: Some(now + GATE_EVERY) });
+                }
+            }
+            if events > 0 && live.cautious.is_some() {
+                live.held = Some(intake);
+                live.announce(events, std::mem::take(&mut self.refused), now);
+                return Ok(Did::Worked);
             }
         }
         let positions = |p: &Progress| p.inputs.iter().map(|i| i.position).collect();
         let repeated = !suspects.is_empty();
         let beyond = live.progress.attempts.saturating_sub(self.stage.limits.attempts_max);
-        if live.cautious.is_some() && beyond > 0 {
+        if live.cautious.is_some_and(|caution| caution.step == 1) && beyond > 0 {
             suspects = vec![u64::from(caution::suspect(beyond))];
         }
         self.probe.set_plan(TurnPlan {
@@ -412,6 +429,7 @@ impl Task {
         let quiet = !(consumed || due || moved || owes) && live.announced.is_none();
         if live.more && quiet && produced.is_empty() {
             live.more = produced.more; // nothing was left to fire
+            live.floor = None;
             live.fired = live.progress.watermark;
             return Ok(Did::Worked);
         }
@@ -430,7 +448,7 @@ impl Task {
             }
             // A turn that hung is run again as it was.
             None if self.suspect.is_some() => limits,
-            None => self.pace.bound(&limits),
+            None => self.pace.bound(&limits, live.small > 0),
         }
     }
 
@@ -455,13 +473,9 @@ impl Task {
             // What was due before is fired before more is read, so that a turn stays bounded.
             _ if live.more && live.progress.turn > 0 => {}
             Input::Streams(inputs) => {
-                let gathered = inputs.gather(
-                    live.lease.as_mut(),
-                    &live.progress.inputs,
-                    &limits,
-                    live.rotation,
-                    until,
-                )?;
+                let lease = live.lease.as_mut();
+                let at = &live.progress.inputs;
+                let gathered = inputs.gather(lease, at, &limits, live.rotation, until)?;
                 live.rotation = live.rotation.wrapping_add(1);
                 let (watermark, status) = inputs.time(&gathered.progress);
                 intake.steps = gathered.steps;
@@ -550,11 +564,14 @@ impl Task {
         let before = std::mem::take(&mut live.progress);
         next.turn = before.turn + 1;
         next.clock = clock;
-        let announced = live.announced.take();
-        if announced.is_some() {
-            (next.attempts, next.announced) = (0, 0);
+        if live.announced.take().is_some() {
             live.cautious = live.cautious.and_then(|caution| caution.after(intake.rows));
+            (next.announced, next.attempts) = (0, 0);
+            next.suspected = live.cautious.map_or(0, |caution| caution.left as u32);
         }
+        let done = taken > 0 || !produced.is_empty();
+        live.fresh &= !done;
+        next.quiet = live.fresh;
         for (name, counters) in &produced.counters.operators {
             next.counters.operators.entry(name.clone()).or_default().add(counters);
         }
@@ -602,7 +619,9 @@ impl Task {
         self.stats.records += taken as u64;
         self.pace.turn(taken, live.more);
         live.unsettled.push_back(ticket);
-        live.tried = announced.and_then(|(_, hold)| Some((ticket, hold?)));
+        let floor = live.floor.take();
+        live.tried = (floor.is_some() || live.small > 0).then_some((ticket, floor));
+        live.small = live.small.saturating_sub(u32::from(done));
         if !intake.durable.is_empty() {
             live.awaiting.push_back((ticket, intake.durable));
         }

@@ -34,8 +34,10 @@ pub(super) struct KafkaLease {
     pub tail: Option<Tail>,
     /// Rows and bytes appended to each partition, with those of undecided turns.
     pub appended: BTreeMap<(StreamId, u32), (u64, u64)>,
-    /// Openings that the next turn forgets.
+    /// Openings that the next turn forgets, if it has done something.
     pub opens: Vec<Nonce>,
+    /// This one.
+    pub nonce: Nonce,
     pub undecided: VecDeque<Undecided>,
     /// Every turn up to here is committed; at first, those of the leases before.
     pub committed: Ticket,
@@ -75,7 +77,8 @@ impl KafkaLease {
             changed(&change, &mut key);
             records.push(&self.state, Record::of(&key, change.value));
         }
-        for nonce in self.opens.drain(..) {
+        let counted_on = if progress.quiet { self.opens.len() } else { 0 };
+        for nonce in self.opens.drain(counted_on..) {
             records.push(&self.state, Record::of(&opened(&nonce), None));
         }
         let appended = self.appended.iter().map(|(&(stream, partition), &(rows, bytes))| {
@@ -203,12 +206,12 @@ impl Lease for KafkaLease {
         if !self.undecided.is_empty() {
             return Ok(()); // What is on its way comes first.
         }
-        if self.end.is_none() && !self.opens.is_empty() {
-            // That it was opened here and had nothing to do is no sign of a crash.
+        let own = self.opens.iter().position(|nonce| *nonce == self.nonce);
+        if let Some(own) = own.filter(|_| self.end.is_none()) {
+            // That it was opened here and had nothing to do is no sign of a crash. Whoever had it
+            // before may have crashed all the same.
             let mut records = Records::default();
-            for nonce in self.opens.drain(..) {
-                records.push(&self.state, Record::of(&opened(&nonce), None));
-            }
+            records.push(&self.state, Record::of(&opened(&self.opens.swap_remove(own)), None));
             let ticket = self.shared.ticket();
             self.submit(ticket, records, None);
             return Ok(());

@@ -156,6 +156,7 @@ impl Opening {
                 changes_max: self.tail.changes(),
             },
             opens: self.tail.opens().iter().copied().collect(),
+            nonce: self.nonce,
             name: self.name,
             hold: self.hold,
             has_output: false,

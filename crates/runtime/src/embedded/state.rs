@@ -179,7 +179,9 @@ impl State {
     ) -> Vec<u64> {
         let numbers = outputs.into_iter().map(|(s, p, new)| self.append(seq, s, p, new)).collect();
         let Some(task) = self.task(id) else { return numbers };
-        task.opens = 0;
+        if !progress.quiet {
+            task.opens = 0;
+        }
         task.progress = Arc::new(progress);
         if let Some(delta) = delta {
             task.add_delta(delta);

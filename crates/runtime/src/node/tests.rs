@@ -168,10 +168,10 @@ fn a_stopped_task_whose_thread_is_given_up_does_not_start_again() {
         lock(&sees).push((watch(node), node.queue.quiet(&[0]).is_some()));
     });
     let floor = bench.node.floor.clone();
-    let hold = floor.take(0).unwrap();
+    let hold = floor.take(0, true).unwrap();
     bench.run();
     assert_eq!(*lock(&saw), [(1, true)], "given up, and the new task is not to run");
-    assert!(floor.take(1).is_some(), "what the old one held back goes on");
+    assert!(floor.take(1, true).is_some(), "what the old one held back goes on");
     drop(hold);
     assert_eq!(bench.tenant().running(), None);
     assert_eq!(bench.node.tasks()[0].stats, TaskStats::default(), "it has not run");

@@ -5,7 +5,7 @@
 //!
 //! *Invariant:* nothing in here is needed to go on after a crash.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use millstream_core::{
     Code, Error, Result, Status, Time, Turn,
@@ -16,11 +16,9 @@ use millstream_core::{
     turn::Progress,
 };
 
-use crate::queue::SlotId;
-
 use super::{
     Did,
-    caution::{Caution, Floor, Hold},
+    caution::{Caution, Hold},
     chain::{Chain, Step},
     exchange::Exchange,
     input::StreamInputs,
@@ -49,14 +47,21 @@ pub struct Live {
     /// Turns for which it stays careful.
     pub careful: u32,
     pub cautious: Option<Caution>,
-    /// What was taken in before the announcement.
+    /// Whether nothing was taken in or done since the opening.
+    pub fresh: bool,
+    /// Turns that stay small and wait for one another, so that it is known where the process ended.
+    pub small: u32,
+    /// What was taken in before the floor was taken, or before the announcement.
     pub held: Option<Intake>,
-    /// The announcement of the next events, while the task is cautious; and the floor, if it is
-    /// one event alone.
-    pub announced: Option<(Ticket, Option<Hold>)>,
-    /// The turn of an event that was tried alone, until it is durable: what comes next must not
-    /// take it along when it ends the process.
-    pub tried: Option<(Ticket, Hold)>,
+    /// The floor, for the next turn.
+    pub floor: Option<Hold>,
+    /// The announcement of the next events, while the task is cautious.
+    pub announced: Option<Ticket>,
+    /// Whether one event was announced alone, and its turn is not durable.
+    pub alone: bool,
+    /// The last turn, until it is durable, if what comes next must not take it along when it ends
+    /// the process; and the floor, if the turn had it.
+    pub tried: Option<(Ticket, Option<Hold>)>,
     /// The watermark up to which everything has fired.
     pub fired: Time,
     /// When to look at the source again, if it is held back: by back-pressure, or to let what
@@ -154,31 +159,22 @@ impl Live {
     }
 
     /// Announces the next events durably before they are tried, so that one that ends the process
-    /// is recognised after a few times. One event alone waits for the floor; `again` does not count
-    /// as another attempt at it.
-    pub fn announce(
-        &mut self,
-        intake: Intake,
-        events: usize,
-        again: bool,
-        now: Time,
-        (floor, slot): (&Arc<Floor>, SlotId),
-    ) -> Did {
-        self.held = Some(intake);
-        let alone = events == 1;
-        let hold = if alone { floor.take(slot) } else { None };
-        if alone && hold.is_none() {
-            return Did::Idle { until: Some(now + GATE_EVERY) };
-        }
+    /// is recognised after a few times; `again` does not count as another attempt at one alone.
+    pub fn announce(&mut self, events: usize, again: bool, now: Time) {
+        self.fresh = false;
+        self.progress.quiet = false;
         self.progress.turn += 1;
         self.progress.clock = now.max(self.progress.clock);
-        self.progress.attempts += u32::from(alone && !again);
+        self.alone = events == 1;
+        let counted = again && self.progress.attempts > 0;
+        self.progress.attempts += u32::from(self.alone && !counted);
+        let left = self.cautious.map_or(0, |caution| caution.left);
+        self.progress.suspected = left as u32;
         self.progress.announced = u32::try_from(events).unwrap_or(u32::MAX);
         let turn = Turn { progress: self.progress.clone(), ..Turn::default() };
         let ticket = self.lease.commit(turn);
-        self.announced = Some((ticket, hold));
+        self.announced = Some(ticket);
         self.unsettled.push_back(ticket);
-        Did::Worked
     }
 
     /// Nothing is to be done: until when, or for good.
