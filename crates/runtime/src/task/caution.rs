@@ -10,7 +10,7 @@
 //! attempt less, deaths for other reasons would now and then blame an innocent event.)
 //!
 //! *Why blocks:* which task of a node was to blame is not known at first. One that was not has
-//! passed them after 32 announcements.
+//! passed them after eight announcements; they are one task's at a time, so there are few.
 //!
 //! *Invariant:* a task has the [`Floor`] from its announcement until its turn is durable, and
 //! shares it in its first turn after an opening. So a death while something is announced has one
@@ -28,7 +28,7 @@ use crate::queue::SlotId;
 /// turns may have held, which the death before has cut off.
 pub const SMALL_TURNS: u32 = 128;
 /// Events that are announced together.
-const BLOCK: usize = 32;
+const BLOCK: usize = 128;
 
 /// How careful a task is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -158,12 +158,12 @@ mod tests {
     fn a_block_leads_to_its_events_and_quiet_turns_end_it() {
         assert_eq!(Caution::of(1, &announced(0), ROWS_MAX), None);
         let block = Caution::of(2, &announced(0), ROWS_MAX);
-        assert_eq!(block.unwrap().step, 32);
-        assert_eq!(turns(block, 32), 32);
-        assert_eq!(turns(block, 1), 32, "few rows count as a step");
-        let alone = Caution::of(1, &announced(32), ROWS_MAX);
+        assert_eq!(block.unwrap().step, 128);
+        assert_eq!(turns(block, 128), 8);
+        assert_eq!(turns(block, 1), 8, "few rows count as a step");
+        let alone = Caution::of(1, &announced(128), ROWS_MAX);
         assert_eq!(alone.unwrap().step, 1);
-        assert_eq!(turns(alone, 1), 32);
+        assert_eq!(turns(alone, 1), 128);
         assert_eq!(turns(Caution::of(2, &announced(0), 7), 1), 7, "no more than a turn holds");
     }
 
@@ -173,8 +173,8 @@ mod tests {
             let progress = Progress { announced, suspected, ..Progress::default() };
             Caution::of(1, &progress, ROWS_MAX).map(|caution| (caution.left, caution.step))
         };
-        assert_eq!(of(0, 960), Some((960, 32)), "handed over between two blocks");
-        assert_eq!(of(32, 960), Some((32, 1)));
+        assert_eq!(of(0, 896), Some((896, 128)), "handed over between two blocks");
+        assert_eq!(of(128, 896), Some((128, 1)));
         assert_eq!(of(0, 17), Some((17, 1)), "between two events");
         assert_eq!(of(1, 17), Some((17, 1)), "also if the one announced was not to blame");
     }
