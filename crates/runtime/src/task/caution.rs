@@ -2,8 +2,8 @@
 //! it reads next ends the process (a stack overflow, an abort, all memory taken).
 //!
 //! *How it is found:* the first turns after an opening are small, and each is durable before the
-//! next is tried. So whatever ended the process twice is among the [`FIRST`] events behind the
-//! task's position. These are announced before they are tried: in blocks of [`BLOCK`], and those of
+//! next is tried. So whatever ended the process twice is among the 1,024 events behind the
+//! task's position. These are announced before they are tried: in blocks of 128, and those of
 //! the block that ends the process once more, one by one. One that was announced alone as often as
 //! [`crate::stage::Limits::attempts_max`] allows is set aside unexecuted. That takes six deaths, of
 //! which the first two happen unannounced; seven if it came later than these events. (With one
