@@ -151,6 +151,8 @@ enum Fate {
     Silence,
     /// The connection is closed instead of an answer.
     Break,
+    /// The topic of that name is another one to the broker, which is not there.
+    Unheard(Arc<str>),
 }
 
 struct Gate {
@@ -304,6 +306,12 @@ impl Links {
     /// answering.
     pub fn break_answers(&self, api: Api, count: u32) {
         self.rule(api, count, Fate::Break);
+    }
+
+    /// Lets the brokers refuse the next `count` requests of `api` that are for `topic`, in the way
+    /// of one that has not heard of the topic yet.
+    pub fn unheard_of(&self, topic: &str, api: Api, count: u32) {
+        self.rule(api, count, Fate::Unheard(topic.into()));
     }
 
     /// How many requests of `api` have come from clients, those held included.

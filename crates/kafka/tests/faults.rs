@@ -8,6 +8,8 @@
 
 #[path = "faults/answers.rs"]
 mod answers;
+#[path = "faults/batches.rs"]
+mod batches;
 #[path = "faults/broken.rs"]
 mod broken;
 #[path = "faults/links.rs"]

@@ -100,7 +100,7 @@ impl Connection {
     async fn pass_requests(&self, mut from: mpsc::Receiver<Request>, mut to: OwnedWriteHalf) {
         let mut cut = pin!(self.cut());
         let mut is_cut = false;
-        while let Some(request) = from.recv().await {
+        while let Some(mut request) = from.recv().await {
             if let Fate::Hold(gate) = &request.fate {
                 // Also after a cut: it is on its way.
                 let mut state = gate.state.subscribe();
@@ -121,6 +121,9 @@ impl Connection {
                     continue;
                 }
             }
+            if let Fate::Unheard(topic) = &request.fate {
+                rename(&mut request.frame, topic.as_bytes(), &nameless(topic));
+            }
             let passed = (request.correlation, request.api, request.fate);
             self.passed.lock().expect("no panic below").push_back(passed);
             if to.write_all(&request.frame).await.is_err() {
@@ -131,7 +134,7 @@ impl Connection {
     }
 
     async fn take_answers(&self, mut from: OwnedReadHalf, to: mpsc::Sender<Answer>) {
-        while let Ok(frame) = read_frame(&mut from).await {
+        while let Ok(mut frame) = read_frame(&mut from).await {
             let Some(correlation) = frame[4..].first_chunk() else { break };
             match self.answer(i32::from_be_bytes(*correlation)) {
                 Fate::Silence => continue,
@@ -139,6 +142,7 @@ impl Connection {
                     self.broken.send_replace(true);
                     continue;
                 }
+                Fate::Unheard(topic) => rename(&mut frame, &nameless(&topic), topic.as_bytes()),
                 Fate::Pass | Fate::Hold(_) => {}
             }
             let due = due(self.link.way.borrow().delay_back);
@@ -203,6 +207,23 @@ impl Connection {
         let mut way = self.link.way.subscribe();
         // The sender lives as long as the link.
         let _ = way.wait_for(|way| !hole(way)).await;
+    }
+}
+
+/// A topic's name that no topic has.
+fn nameless(topic: &str) -> Vec<u8> {
+    vec![b'_'; topic.len()]
+}
+
+/// Gives the first text of a frame that is `from` another name, which is as long. In front of a
+/// text is its length, or one more in newer versions of a request.
+fn rename(frame: &mut [u8], from: &[u8], to: &[u8]) {
+    let begins = |at: &usize| {
+        let length = usize::from(frame[at - 1]);
+        frame[*at..].starts_with(from) && (length == from.len() || length == from.len() + 1)
+    };
+    if let Some(at) = (1..frame.len()).find(begins) {
+        frame[at..at + to.len()].copy_from_slice(to);
     }
 }
 

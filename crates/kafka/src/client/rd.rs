@@ -1,9 +1,10 @@
 //! Real brokers, through librdkafka.
 //!
-//! *Why librdkafka:* a decade old, and what other stream processors trust. Two of its gaps are
+//! *Why librdkafka:* a decade old, and what other stream processors trust. Three of its gaps are
 //! worked around in [`writer`]: committing waits in steps of 100 ms unless everything was flushed
-//! before, and a commit that was disturbed may reach the broker late (KAFKA-17754), so that its
-//! writer is not used again.
+//! before; a commit that was disturbed may reach the broker late (KAFKA-17754), so that its
+//! writer is not used again; and records may count as written that a broker has refused, only
+//! because those behind them are, so that such a transaction is aborted.
 //! *Threads:* one per writer, one per consumer, one for appending, one for [`tokens`] if the
 //! brokers want them, beside librdkafka's own (about one for each broker and client).
 //! *Limits:* [`PATIENCE`], [`RECORD_BYTES_MAX`]; a reader's is its own.

@@ -10,7 +10,7 @@ use rdkafka::{
     producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer},
 };
 
-use super::{Context, Properties, error, lock, tokens::LoggedIn, writer::headers};
+use super::{Context, Properties, error, lock, tokens::LoggedIn, unreachable, writer::headers};
 use crate::client::{Appended, Records};
 
 /// One call's records on their way.
@@ -63,7 +63,13 @@ impl ProducerContext for Delivery {
         match result {
             Ok(message) => {
                 self.0.well();
-                call.arrived(1, Ok(message.offset().max(0) as u64));
+                let said = u64::try_from(message.offset()).map_err(|_| {
+                    // librdkafka concludes that it was written from what was written behind it,
+                    // which is not so if the broker had not heard of the topic yet.
+                    let (topic, partition) = (message.topic(), message.partition());
+                    unreachable(format!("appending to {topic} {partition}: no offset was told"))
+                });
+                call.arrived(1, said);
             }
             Err((e, message)) => {
                 let what = format!("appending to {} {}", message.topic(), message.partition());

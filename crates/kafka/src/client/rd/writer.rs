@@ -35,6 +35,8 @@ const LOOKS_MAX: u32 = 50;
 const COMMIT_GRACE: Duration = Duration::from_secs(2);
 /// How often a transaction that was aborted is tried again.
 const TRIES: usize = 3;
+/// So long, once some records of a transaction have failed, the others may still be answered.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Stack of a writer's thread.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -58,15 +60,31 @@ impl Watch {
             self.disturbed.store(true, Ordering::Relaxed);
         }
     }
+
+    /// The transaction lacks records.
+    fn lacks(&self, e: KafkaError) {
+        lock(&self.failed).get_or_insert(e);
+    }
 }
 
 impl ClientContext for Watch {
-    /// librdkafka sends the end of a transaction again when its connection is lost, and tells
-    /// nobody but its debug log.
+    /// What librdkafka tells nobody but its debug log.
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        let answered = message.contains("EndTxn returned") && message.contains("NO_ERROR");
-        if facility == "ENDTXN" && !answered {
-            self.disturbed.store(true, Ordering::Relaxed);
+        match facility {
+            // It sends the end of a transaction again when its connection is lost.
+            "ENDTXN" => {
+                let answered = message.contains("EndTxn returned") && message.contains("NO_ERROR");
+                if !answered {
+                    self.disturbed.store(true, Ordering::Relaxed);
+                }
+            }
+            // It takes records for written, whose request has failed, because those behind them
+            // are. A broker that had not heard of their topic has refused them; and then, knowing
+            // nothing of this producer there, it has taken the others, gap or no gap.
+            "IMPLICITACK" => {
+                self.lacks(KafkaError::MessageProduction(RDKafkaErrorCode::Inconsistent))
+            }
+            _ => {}
         }
     }
 
@@ -80,7 +98,7 @@ impl ProducerContext for Watch {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((e, _)) = result {
-            lock(&self.failed).get_or_insert_with(|| e.clone());
+            self.lacks(e.clone());
         }
     }
 }
@@ -306,11 +324,12 @@ fn given_up(error: Error) -> Outcome {
     if error.code().retry() { Outcome::Unknown } else { Outcome::Refused(error) }
 }
 
-/// Sends everything and waits until all of it is acknowledged.
+/// Sends everything and waits until all of it is acknowledged. If some of it has failed, what was
+/// answered cannot come late.
 fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<(), Stop> {
     lock(&watch.failed).take();
     let deadline = Instant::now() + watch.timeout;
-    for (at, record) in records.iter() {
+    'all: for (at, record) in records.iter() {
         let mut message = BaseRecord {
             topic: &at.topic,
             partition: Some(at.partition as i32),
@@ -324,15 +343,24 @@ fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<()
             if e.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull)
                 || Instant::now() > deadline
             {
-                return Err(stopped(producer, watch, &e));
+                watch.lacks(e);
+                break 'all;
             }
             flush(producer, Duration::from_millis(10));
             message = back;
         }
     }
+    let mut patience = deadline;
     while !flush(producer, CALL) {
         hear(producer);
-        if lock(&watch.failed).is_some() || Instant::now() > deadline {
+        let now = Instant::now();
+        if now > deadline {
+            watch.lacks(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
+        }
+        if lock(&watch.failed).is_some() {
+            patience = patience.min(now + SETTLE);
+        }
+        if now >= patience || producer.client().fatal_error().is_some() {
             break;
         }
     }
