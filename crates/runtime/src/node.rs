@@ -256,10 +256,8 @@ impl Node {
         for stage in stages.into_iter().rev() {
             spec = spec.stage(&stage.name, stage.partitions);
             let stage = Arc::new(stage);
-            let promise = stage.promise(self.engine.as_ref());
             for partition in 0..stage.partitions {
-                let stage = (stage.clone(), promise);
-                slots.push(self.add_slot(number, stage, partition, &gate, &sources));
+                slots.push(self.add_slot(number, stage.clone(), partition, &gate, &sources));
             }
         }
         flows.insert(name, FlowEntry { number, state: FlowState::Running, slots, streams, paused });
@@ -271,7 +269,7 @@ impl Node {
     fn add_slot(
         self: &Arc<Self>,
         flow: usize,
-        (stage, promise): (Arc<Stage>, Option<Guarantee>),
+        stage: Arc<Stage>,
         partition: u32,
         gate: &Arc<dyn Fn() -> bool + Send + Sync>,
         sources: &Arc<BTreeMap<String, Arc<dyn Source>>>,
@@ -290,7 +288,7 @@ impl Node {
         };
         let path = TaskPath::new(&stage.flow, &stage.name, partition);
         let tenant = Tenant::new(Task::new(stage.clone(), partition, around.clone()));
-        let current = Mutex::new(tenant);
+        let (promise, current) = (stage.promise(self.engine.as_ref()), Mutex::new(tenant));
         lock(&self.slots).push(Arc::new(Slot { path, stage, promise, around, current }));
         id
     }

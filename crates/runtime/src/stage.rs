@@ -217,6 +217,14 @@ pub struct Limits {
     pub attempts_max: u32,
 }
 
+impl Limits {
+    /// The same, with at most so many rows, and firings.
+    pub fn at_most(self, units: usize) -> Limits {
+        let (rows_max, firings_max) = (self.rows_max.min(units), self.firings_max.min(units));
+        Limits { rows_max, firings_max, ..self }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {

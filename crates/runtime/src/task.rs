@@ -313,14 +313,13 @@ impl Task {
             lease,
             input,
             sink,
-            progress,
+            progress: Progress { quiet: true, ..progress },
             status: Status::Active,
             restored: false,
             // Firings may have been cut short; but a turn that hung is run again as it was.
             more: self.suspect.is_none(),
             careful: 0,
             cautious,
-            fresh: true,
             small,
             held: None,
             floor: None,
@@ -390,7 +389,7 @@ impl Task {
         if !(consumed || due || moved || owes || live.more || !suspects.is_empty()) {
             return Ok(live.idle(owed));
         }
-        if (live.fresh || live.cautious.is_some()) && live.announced.is_none() {
+        if (live.progress.quiet || live.cautious.is_some()) && live.announced.is_none() {
             // Without rows it is firings that are tried, as many as may be.
             let events = match intake.rows {
                 0 if live.chain.is_due(intake.next.watermark, clock) => {
@@ -443,12 +442,11 @@ impl Task {
     fn limits(&self, live: &Live) -> Limits {
         let limits = self.stage.limits;
         match live.cautious {
-            Some(Caution { step, .. }) => {
-                Limits { rows_max: step, firings_max: step.min(limits.firings_max), ..limits }
-            }
+            Some(Caution { step, .. }) => limits.at_most(step),
             // A turn that hung is run again as it was.
             None if self.suspect.is_some() => limits,
-            None => self.pace.bound(&limits, live.small > 0),
+            None if live.small > 0 => self.pace.bound(&limits.at_most(pace::FIRST)),
+            None => self.pace.bound(&limits),
         }
     }
 
@@ -570,8 +568,7 @@ impl Task {
             next.suspected = live.cautious.map_or(0, |caution| caution.left as u32);
         }
         let done = taken > 0 || !produced.is_empty();
-        live.fresh &= !done;
-        next.quiet = live.fresh;
+        next.quiet &= !done;
         for (name, counters) in &produced.counters.operators {
             next.counters.operators.entry(name.clone()).or_default().add(counters);
         }

@@ -77,9 +77,10 @@ impl KafkaLease {
             changed(&change, &mut key);
             records.push(&self.state, Record::of(&key, change.value));
         }
-        let counted_on = if progress.quiet { self.opens.len() } else { 0 };
-        for nonce in self.opens.drain(counted_on..) {
-            records.push(&self.state, Record::of(&opened(&nonce), None));
+        if !progress.quiet {
+            for nonce in self.opens.drain(..) {
+                records.push(&self.state, Record::of(&opened(&nonce), None));
+            }
         }
         let appended = self.appended.iter().map(|(&(stream, partition), &(rows, bytes))| {
             Appended { stream, partition, rows, bytes }

@@ -47,8 +47,6 @@ pub struct Live {
     /// Turns for which it stays careful.
     pub careful: u32,
     pub cautious: Option<Caution>,
-    /// Whether nothing was taken in or done since the opening.
-    pub fresh: bool,
     /// Turns that stay small and wait for one another, so that it is known where the process ended.
     pub small: u32,
     /// What was taken in before the floor was taken, or before the announcement.
@@ -161,7 +159,6 @@ impl Live {
     /// Announces the next events durably before they are tried, so that one that ends the process
     /// is recognised after a few times; `again` does not count as another attempt at one alone.
     pub fn announce(&mut self, events: usize, again: bool, now: Time) {
-        self.fresh = false;
         self.progress.quiet = false;
         self.progress.turn += 1;
         self.progress.clock = now.max(self.progress.clock);

@@ -35,14 +35,9 @@ impl Pace {
         Pace { units: FIRST, turn: None }
     }
 
-    /// The bounds of the next turn; of one that is to be `small`, no larger than the first.
-    pub fn bound(&self, limits: &Limits, small: bool) -> Limits {
-        let units = if small { self.units.min(FIRST) } else { self.units };
-        Limits {
-            rows_max: limits.rows_max.min(units),
-            firings_max: limits.firings_max.min(units),
-            ..*limits
-        }
+    /// The bounds of the next turn.
+    pub fn bound(&self, limits: &Limits) -> Limits {
+        limits.at_most(self.units)
     }
 
     /// A turn takes in `rows`, and fires all it may if there is `more` to fire.
@@ -53,7 +48,7 @@ impl Pace {
     /// What was done last, a turn or not, has taken this long.
     pub fn took(&mut self, used: Duration, limits: &Limits) {
         let Some((rows, more)) = self.turn.take() else { return };
-        let bound = self.bound(limits, false);
+        let bound = self.bound(limits);
         let full = rows >= bound.rows_max || more;
         if used > limits.time_max {
             // Without rows it was firings, as many as it may have been.
@@ -85,11 +80,11 @@ mod tests {
     /// Runs full turns whose rows take this long each.
     fn run(pace: &mut Pace, turns: usize, each: Duration) -> usize {
         for _ in 0..turns {
-            let rows = pace.bound(&LIMITS, false).rows_max;
+            let rows = pace.bound(&LIMITS).rows_max;
             pace.turn(rows, false);
             pace.took(each * rows as u32, &LIMITS);
         }
-        pace.bound(&LIMITS, false).rows_max
+        pace.bound(&LIMITS).rows_max
     }
 
     #[test]
@@ -98,7 +93,7 @@ mod tests {
         assert_eq!(run(&mut pace, 1, Duration::from_millis(1)), 250);
         assert_eq!(run(&mut pace, 9, Duration::from_millis(1)), 250, "and stay there");
         assert_eq!(run(&mut pace, 20, Duration::from_micros(1)), 65_536);
-        assert_eq!(pace.bound(&LIMITS, false).firings_max, 16_384);
+        assert_eq!(pace.bound(&LIMITS).firings_max, 16_384);
         assert_eq!(run(&mut pace, 2, Duration::from_secs(1)), 1, "one call is the least");
         assert_eq!(run(&mut pace, 16, Duration::from_micros(1)), 65_536);
     }
@@ -108,15 +103,15 @@ mod tests {
         let mut pace = Pace::new();
         pace.turn(1_023, false);
         pace.took(Duration::ZERO, &LIMITS);
-        assert_eq!(pace.bound(&LIMITS, false).rows_max, FIRST);
+        assert_eq!(pace.bound(&LIMITS).rows_max, FIRST);
         pace.turn(0, true);
         pace.took(Duration::ZERO, &LIMITS);
-        assert_eq!(pace.bound(&LIMITS, false).firings_max, 8 * FIRST, "all firings were used");
+        assert_eq!(pace.bound(&LIMITS).firings_max, 8 * FIRST, "all firings were used");
         pace.turn(0, false);
         pace.took(Duration::from_millis(500), &LIMITS);
-        assert_eq!(pace.bound(&LIMITS, false).firings_max, 4 * FIRST);
+        assert_eq!(pace.bound(&LIMITS).firings_max, 4 * FIRST);
         pace.took(Duration::from_millis(500), &LIMITS);
-        assert_eq!(pace.bound(&LIMITS, false).firings_max, 4 * FIRST, "a step without a turn");
+        assert_eq!(pace.bound(&LIMITS).firings_max, 4 * FIRST, "a step without a turn");
     }
 
     #[test]
@@ -125,6 +120,6 @@ mod tests {
         let few = Limits { rows_max: 7, firings_max: 7, ..LIMITS };
         pace.turn(7, false);
         pace.took(Duration::ZERO, &few);
-        assert_eq!(pace.bound(&few, false), few);
+        assert_eq!(pace.bound(&few), few);
     }
 }
