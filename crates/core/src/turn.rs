@@ -86,6 +86,10 @@ pub struct Progress {
     /// what ended it before, so its openings are counted on.
     #[serde(default)]
     pub quiet: bool,
+    /// Whether it has come to its end: its input has, nothing is left to fire, and all of that is
+    /// in its streams.
+    #[serde(default)]
+    pub ended: bool,
     /// Everything the task has counted since it exists.
     pub counters: TaskCounters,
     /// What the task's connector wants back: a source's position, a sink's unconfirmed range.

@@ -47,7 +47,7 @@ use millstream_core::{
 };
 
 use self::{
-    codec::{Line, State, Turned},
+    codec::{Line, State},
     membership::Public,
     names::Names,
     opening::{Advanced, Opening},
@@ -382,7 +382,7 @@ impl Engine for KafkaEngine {
         let registry = lock(&self.shared.registry);
         let views = lock(&self.shared.views);
         let turned = registry.id(task).and_then(|id| views.task(id));
-        turned.is_some_and(Turned::has_ended)
+        turned.is_some_and(|turned| turned.progress.ended)
     }
 
     fn stats(&self) -> EngineStats {

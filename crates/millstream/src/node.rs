@@ -328,3 +328,7 @@ impl Drop for Running {
         self.shut();
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "kafka")]
+mod tests;

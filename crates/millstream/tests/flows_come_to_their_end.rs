@@ -97,6 +97,12 @@ fn state(t: &mut TestNode) -> FlowState {
     t.world().node().flow("f").unwrap()
 }
 
+/// How many tasks have not committed that they have come to their end.
+fn unended(t: &mut TestNode) -> usize {
+    let tasks = t.world().node().engine().tasks();
+    tasks.iter().filter(|(_, _, progress)| !progress.ended).count()
+}
+
 #[test]
 fn a_message_does_not_stand_for_the_watermark() {
     let mut t = run(&["alarm"]);
@@ -112,10 +118,13 @@ fn a_timer_that_was_taken_back_holds_no_flow_back() {
     }
     let mut t = run(&["timer", "later"]);
     assert_eq!(state(&mut t), FlowState::Running, "a timer is left");
+    assert_eq!(unended(&mut t), 1, "other nodes know it from what the task has committed");
     t.advance(HOUR);
     assert_eq!(state(&mut t), FlowState::Running, "and was put off");
+    assert_eq!(unended(&mut t), 1);
     t.advance(HOUR);
     assert_eq!(state(&mut t), FlowState::Finished);
+    assert_eq!(unended(&mut t), 0);
 }
 
 #[test]

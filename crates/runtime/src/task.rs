@@ -313,7 +313,7 @@ impl Task {
             lease,
             input,
             sink,
-            progress: Progress { quiet: true, ..progress },
+            progress: Progress { quiet: true, ended: false, ..progress },
             status: Status::Active,
             restored: false,
             // Firings may have been cut short; but a turn that hung is run again as it was.
@@ -583,6 +583,8 @@ impl Task {
             live.fired = next.watermark;
             live.status = intake.status;
         }
+        let waits = produced.more || live.chain.wake_at().is_some();
+        next.ended = live.status == Status::Ended && !waits;
         let stamp = Stamp {
             producer: live.lease.task(),
             turn: next.turn,

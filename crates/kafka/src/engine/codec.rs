@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use millstream_core::{
-    Code, Error, Result, Time,
+    Code, Error, Result,
     turn::{Change, Progress, StreamId, TableId, TaskId},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -36,13 +36,6 @@ pub(super) struct Turned {
     pub appended: Vec<Appended>,
     /// What has reached it by each input, counted from the frames.
     pub arrived: Vec<Arrived>,
-}
-
-impl Turned {
-    /// Whether the task has come to its end.
-    pub fn has_ended(&self) -> bool {
-        self.progress.watermark == Time::MAX
-    }
 }
 
 /// What a task has appended to a partition since it exists.

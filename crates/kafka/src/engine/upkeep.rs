@@ -89,7 +89,7 @@ impl Upkeep {
                     return Err(foreign(&self.at, offset));
                 };
                 let shared = self.shared();
-                let ended = turned.has_ended();
+                let ended = turned.progress.ended;
                 let later = lock(&shared.views).update(TaskId(id), turned);
                 if let (true, true, Some(placed)) = (later, ended, &shared.placed) {
                     let name = lock(&shared.registry).task(TaskId(id)).map(|t| t.name.clone());
