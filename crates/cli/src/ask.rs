@@ -156,7 +156,8 @@ fn show_flow(flow: &FlowView, say: &mut Say) {
             more.push(count(stage.keys, "live key", "live keys"));
         }
         if !stage.each_row.is_empty() {
-            more.push(format!("each row {}", stage.each_row));
+            let with = if stage.tasks == 0 { ", with the turn it comes from" } else { "" };
+            more.push(format!("each row {}{with}", stage.each_row));
         }
         if stage.reopened > 0 {
             more.push(format!("opened again {}", count(stage.reopened, "time", "times")));

@@ -8,25 +8,28 @@ use std::{
     process::{Command, Output},
 };
 
-use millstream::{prelude::*, test::Folder};
+use millstream::{
+    io::view::{FlowView, StageView, Status},
+    prelude::*,
+    test::Folder,
+};
 use millstream_core::engine::{ClusterView, NodeState, NodeView, StandbyView, Takeover, TaskView};
 
 /// Answers each question with the next of these; the questions, once all were asked.
-fn answer(views: Vec<ClusterView>) -> (SocketAddr, std::thread::JoinHandle<Vec<String>>) {
+fn answer<V: Serialize + Send + 'static>(
+    views: Vec<V>,
+) -> (SocketAddr, std::thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let answering = std::thread::spawn(move || {
         let mut asked = Vec::new();
-        for mut view in views {
+        for view in views {
             let mut stream = BufReader::new(listener.accept().unwrap().0);
             let mut lines = (&mut stream).lines().map(Result::unwrap);
             asked.push(lines.next().unwrap().replace(" HTTP/1.1", ""));
             assert!(lines.any(|line| line.is_empty()));
             // Whoever is asked listens here.
-            view.nodes
-                .iter_mut()
-                .for_each(|n| n.address = n.address.replace("HERE", &at.to_string()));
-            let body = serde_json::to_string(&view).unwrap();
+            let body = serde_json::to_string(&view).unwrap().replace("HERE", &at.to_string());
             let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length:";
             write!(stream.get_mut(), "{head} {}\r\n\r\n{body}", body.len()).unwrap();
         }
@@ -133,6 +136,36 @@ fn a_cluster_for_programs() {
     assert_eq!(json["nodes"][0]["state"], "dead");
     assert_eq!(json["tasks"][1]["takeover"]["detected_ms"], 652);
     assert_eq!(serde_json::from_value::<ClusterView>(json).unwrap(), cluster());
+}
+
+/// Rows go to a topic of the same Kafka with their turns.
+#[test]
+fn a_sink_without_a_task_is_shown_with_what_it_got() {
+    let stage = |name: &str, tasks, read, each_row: &str| StageView {
+        name: name.into(),
+        tasks,
+        read,
+        each_row: each_row.into(),
+        ..StageView::default()
+    };
+    let stages = vec![
+        stage("kept", 1, 20, "exactly once"),
+        stage("out", 0, 1_300, "exactly once"),
+        stage("rows", 2, 1_300, ""),
+    ];
+    let flow =
+        FlowView { name: "shop".into(), state: "running".into(), stages, ..FlowView::default() };
+    let status = Status { running: true, flows: vec![flow], ..Status::default() };
+    let (at, answering) = answer(vec![status]);
+    let at = at.to_string();
+    let text = said(&run(&["status"], &at), &at);
+    assert_eq!(answering.join().unwrap(), ["GET /v1/status"]);
+    let expected = "
+  kept     1 task           20 read  each row exactly once
+  out     0 tasks        1,300 read  each row exactly once, with the turn it comes from
+  rows    2 tasks        1,300 read
+";
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]

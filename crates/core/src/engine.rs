@@ -130,6 +130,14 @@ pub trait Engine: Send + Sync {
     /// [`crate::Code::Conflict`] naming both specifications.
     fn create_stream(&self, spec: &StreamSpec) -> Result<StreamId>;
 
+    /// Whether there is a stream of this name, `flow/stream`.
+    ///
+    /// # Errors
+    /// If it cannot be told now.
+    fn has_stream(&self, name: &str) -> Result<bool> {
+        Ok(self.streams().iter().any(|stream| stream.spec.name == name))
+    }
+
     /// All streams.
     fn streams(&self) -> Vec<StreamInfo>;
 

@@ -203,6 +203,13 @@ impl KafkaEngine {
         }
     }
 
+    fn stream_called(&self, name: &str) -> Result<Option<Arc<Stream>>> {
+        self.shared.pump()?;
+        let registry = lock(&self.shared.registry);
+        registry.is_whole()?;
+        Ok(registry.stream_called(name).cloned())
+    }
+
     fn stream_info(&self, stream: &Stream) -> Result<StreamInfo> {
         let shared = &self.shared;
         let frames = stream.partitions.iter().map(|at| shared.client.range(at));
@@ -225,17 +232,9 @@ impl Engine for KafkaEngine {
 
     fn create_stream(&self, spec: &StreamSpec) -> Result<StreamId> {
         spec.check()?;
-        let find = || {
-            self.shared.pump()?;
-            let registry = lock(&self.shared.registry);
-            registry.is_whole()?;
-            registry.stream_called(&spec.name).map_or(Ok(None), |stream| {
-                if stream.spec != *spec {
-                    Err(stream.spec.conflict(spec))
-                } else {
-                    Ok(Some(stream.id))
-                }
-            })
+        let find = || match self.stream_called(&spec.name)? {
+            Some(stream) if stream.spec != *spec => Err(stream.spec.conflict(spec)),
+            stream => Ok(stream.map(|stream| stream.id)),
         };
         let mut found = find()?;
         let topic = self.shared.names.stream(&spec.name)?;
@@ -255,6 +254,10 @@ impl Engine for KafkaEngine {
             })?;
         }
         found.ok_or_else(|| Error::new(Code::Bug, "a stream was made and is not there"))
+    }
+
+    fn has_stream(&self, name: &str) -> Result<bool> {
+        Ok(self.stream_called(name)?.is_some())
     }
 
     fn streams(&self) -> Vec<StreamInfo> {

@@ -289,11 +289,7 @@ impl Flow {
     /// # Errors
     /// The first thing that does not fit, with advice.
     pub fn check(&self) -> Result<Checked, Error> {
-        let mut n = 0;
-        crate::plan::plan(self, &mut |_| {
-            n += 1;
-            Ok(millstream_core::turn::StreamId(n))
-        })?;
+        crate::plan::plan(self, None)?;
         let sinks = self.sinks().map(|(name, sink)| (name.to_string(), sink.guarantee()));
         Ok(Checked { flow: self.name.clone(), sinks: sinks.collect() })
     }

@@ -223,7 +223,7 @@ impl Running {
             };
             server.register(flow.name(), source)?;
         }
-        let stages = plan(flow, &mut |spec| self.engine.create_stream(spec))?;
+        let stages = plan(flow, Some(self.engine.as_ref()))?;
         self.heart.deploy(stages, now())
     }
 

@@ -8,11 +8,17 @@ use std::{
 
 use arrow_schema::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
 use millstream_core::{
-    Code, Error, Result, connector::Source, engine::StreamSpec, key::is_key_type, letter, nearest,
-    operator::Operator, turn::StreamId,
+    Code, Error, Result,
+    connector::Source,
+    engine::{Engine, StreamSpec},
+    key::is_key_type,
+    letter, nearest,
+    operator::Operator,
+    turn::StreamId,
 };
 use millstream_runtime::stage::{
-    self, Edge, EventTime, Front, Mailbox, Producers, Route, SourceFront, Stage, StreamFront,
+    self, CarriedSink, Edge, EventTime, Front, Mailbox, Producers, Route, SourceFront, Stage,
+    StreamFront,
 };
 
 use crate::{
@@ -30,25 +36,34 @@ const RETAIN_BYTES: u64 = 1 << 30;
 /// on it keeps what the task has not read.
 const KEEP_ALL: u64 = u64::MAX;
 
-type CreateStream<'a> = &'a mut dyn FnMut(&StreamSpec) -> Result<StreamId>;
-
-/// The stages of a flow; streams are made (or only numbered) by `create`.
-pub(crate) fn plan(flow: &Flow, create: CreateStream<'_>) -> Result<Vec<Stage>> {
+/// The stages of a flow, with their streams made on `engine`; without one it is only found out
+/// whether the flow fits.
+pub(crate) fn plan(flow: &Flow, engine: Option<&dyn Engine>) -> Result<Vec<Stage>> {
     if let Some(wrong) = flow.wrong.first() {
         return Err(wrong.clone());
     }
-    let planner = Planner { flow, consumers: consumers(flow) };
+    let planner = Planner { flow, engine, consumers: consumers(flow) };
     planner.names()?;
     planner.kinds()?;
     stage::apart(flow.sinks().map(|(name, sink)| (format!("{}/{name}", flow.name()), sink)))?;
     let schemas = planner.schemas()?;
-    planner.stages(&schemas, create)
+    planner.stages(&schemas)
 }
 
 struct Planner<'a> {
     flow: &'a Flow,
+    engine: Option<&'a dyn Engine>,
     /// Who reads each step's port.
     consumers: BTreeMap<Upstream, Vec<usize>>,
+}
+
+/// Where rows go from the steps of a stage.
+struct Ways<'a> {
+    schemas: &'a BTreeMap<Upstream, SchemaRef>,
+    /// The streams that are read by a stage, by the step at its head.
+    inboxes: &'a BTreeMap<usize, Mailbox>,
+    edges: Vec<Edge>,
+    carried: Vec<CarriedSink>,
 }
 
 fn consumers(flow: &Flow) -> BTreeMap<Upstream, Vec<usize>> {
@@ -398,28 +413,45 @@ impl Planner<'_> {
         }
     }
 
-    fn stages(
+    /// Makes stream `name`, or finds it.
+    fn stream(
         &self,
-        schemas: &BTreeMap<Upstream, SchemaRef>,
-        create: CreateStream<'_>,
-    ) -> Result<Vec<Stage>> {
+        name: &str,
+        schema: &SchemaRef,
+        partitions: u32,
+        retain_bytes: u64,
+    ) -> Result<StreamId> {
+        let name = format!("{}/{name}", self.flow.name);
+        let spec = StreamSpec { name, schema: schema.clone(), partitions, retain_bytes };
+        self.engine.map_or(Ok(StreamId(0)), |engine| engine.create_stream(&spec))
+    }
+
+    /// Whether a step is a sink that needs neither stream nor stage: see [`stage::is_carried`].
+    fn is_carried(&self, at: usize) -> Result<bool> {
+        match (&self.step(at).kind, self.engine) {
+            (StepKind::Sink { sink }, Some(engine)) => {
+                let stream = format!("{}/{}", self.flow.name, self.step(at).name);
+                stage::is_carried(sink.as_ref(), &stream, engine)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn stages(&self, schemas: &BTreeMap<Upstream, SchemaRef>) -> Result<Vec<Stage>> {
         let flow = &self.flow.name;
-        let mut stream = |name: String, schema: &SchemaRef, partitions: u32, retain_bytes: u64| {
-            create(&StreamSpec {
-                name: format!("{flow}/{name}"),
-                schema: schema.clone(),
-                partitions,
-                retain_bytes,
-            })
-        };
-        let dead = stream("$dead".into(), &letter::SCHEMA, 1, RETAIN_BYTES)?;
-        let heads: Vec<usize> = (0..self.flow.steps.len()).filter(|at| self.is_head(*at)).collect();
-        let mut inboxes = BTreeMap::new();
-        for &head in heads.iter().filter(|h| !self.step(**h).from.is_empty()) {
-            let partitions = self.partitions_of(head);
-            let schema = &schemas[&self.step(head).from[0]];
-            let id = stream(self.step(head).name.clone(), schema, partitions, KEEP_ALL)?;
-            inboxes.insert(head, Mailbox { stream: id, partitions });
+        let dead = self.stream("$dead", &letter::SCHEMA, 1, RETAIN_BYTES)?;
+        let (mut heads, mut inboxes) = (Vec::new(), BTreeMap::new());
+        for head in (0..self.flow.steps.len()).filter(|at| self.is_head(*at)) {
+            if self.is_carried(head)? {
+                continue;
+            }
+            heads.push(head);
+            if let [from, ..] = self.step(head).from[..] {
+                let partitions = self.partitions_of(head);
+                let name = &self.step(head).name;
+                let stream = self.stream(name, &schemas[&from], partitions, KEEP_ALL)?;
+                inboxes.insert(head, Mailbox { stream, partitions });
+            }
         }
         let mailbox_order: Vec<usize> = heads
             .iter()
@@ -434,14 +466,15 @@ impl Planner<'_> {
             let members: Vec<usize> = (0..self.flow.steps.len())
                 .filter(|at| !self.is_key_by(*at) && self.head(*at) == head)
                 .collect();
-            let mut edges = Vec::new();
-            for (operator, &member) in members.iter().filter(|m| self.has_operator(**m)).enumerate()
-            {
-                self.side_edges(member, operator, schemas, &inboxes, &mut stream, &mut edges)?;
+            let mut ways =
+                Ways { schemas, inboxes: &inboxes, edges: Vec::new(), carried: Vec::new() };
+            let operators = members.iter().filter(|m| self.has_operator(**m));
+            for (operator, &member) in operators.clone().enumerate() {
+                self.side_edges(member, operator, &mut ways)?;
             }
-            let operators = members.iter().filter(|m| self.has_operator(**m)).count();
             let last = *members.last().unwrap_or(&head);
-            self.edges_from((last, 0), operators.saturating_sub(1), schemas, &inboxes, &mut edges)?;
+            self.edges_from((last, 0), operators.count().saturating_sub(1), &mut ways);
+            let Ways { edges, carried, .. } = ways;
             stages.push(Stage {
                 flow: flow.clone(),
                 name: self.step(head).name.clone(),
@@ -449,6 +482,7 @@ impl Planner<'_> {
                 front: self.front(head, schemas, &inboxes),
                 chain: self.chain(&members, schemas, &kinds)?,
                 edges,
+                carried,
                 mailboxes: mailboxes.clone(),
                 sink: match &self.step(head).kind {
                     StepKind::Sink { sink } => Some(sink.clone()),
@@ -505,40 +539,19 @@ impl Planner<'_> {
         matches!(self.step(at).kind, StepKind::KeyBy { .. })
     }
 
-    /// Edges from a step's port to all its readers' mailboxes.
-    fn edges_from(
-        &self,
-        from: Upstream,
-        operator: usize,
-        schemas: &BTreeMap<Upstream, SchemaRef>,
-        inboxes: &BTreeMap<usize, Mailbox>,
-        edges: &mut Vec<Edge>,
-    ) -> Result<()> {
+    /// Ways from a step's port to all its readers.
+    fn edges_from(&self, from: Upstream, operator: usize, ways: &mut Ways<'_>) {
         for &reader in self.consumers.get(&from).into_iter().flatten() {
-            let (target, route) = match &self.step(reader).kind {
-                StepKind::KeyBy { columns } => {
-                    let schema = &schemas[&from];
-                    let keys = columns.iter().filter_map(|c| schema.index_of(c).ok()).collect();
-                    let Some(targets) = self.consumers.get(&(reader, 0)) else { continue };
-                    for target in targets {
-                        edges.push(self.edge(
-                            from,
-                            operator,
-                            *target,
-                            Route::Key(Vec::clone(&keys)),
-                            schemas,
-                            inboxes,
-                        ));
-                    }
-                    continue;
-                }
-                _ => (reader, Route::Same),
+            let StepKind::KeyBy { columns } = &self.step(reader).kind else {
+                self.edge(from, operator, reader, Route::Same, ways);
+                continue;
             };
-            if inboxes.contains_key(&target) {
-                edges.push(self.edge(from, operator, target, route, schemas, inboxes));
+            let schema = &ways.schemas[&from];
+            let keys: Vec<_> = columns.iter().filter_map(|c| schema.index_of(c).ok()).collect();
+            for &target in self.consumers.get(&(reader, 0)).into_iter().flatten() {
+                self.edge(from, operator, target, Route::Key(keys.clone()), ways);
             }
         }
-        Ok(())
     }
 
     fn edge(
@@ -547,35 +560,26 @@ impl Planner<'_> {
         operator: usize,
         target: usize,
         route: Route,
-        schemas: &BTreeMap<Upstream, SchemaRef>,
-        inboxes: &BTreeMap<usize, Mailbox>,
-    ) -> Edge {
-        let inbox = inboxes[&target];
-        let sink = match &self.step(target).kind {
-            StepKind::Sink { sink } => Some((self.step(target).name.clone(), sink.clone())),
-            _ => None,
-        };
-        Edge {
-            from: (operator, from.1),
-            stream: inbox.stream,
-            schema: schemas[&from].clone(),
-            partitions: inbox.partitions,
-            route,
-            timed: sink.is_none(),
-            sink,
+        ways: &mut Ways<'_>,
+    ) {
+        let (step, schema) = (self.step(target), ways.schemas[&from].clone());
+        let from = (operator, from.1);
+        match (&step.kind, ways.inboxes.get(&target)) {
+            (kind, Some(&Mailbox { stream, partitions })) => {
+                let timed = !matches!(kind, StepKind::Sink { .. });
+                ways.edges.push(Edge { from, stream, schema, partitions, route, timed });
+            }
+            (StepKind::Sink { sink }, None) => {
+                let (name, sink) = (step.name.clone(), sink.clone());
+                ways.carried.push(CarriedSink { from, name, schema, sink });
+            }
+            // The next one in the chain.
+            (_, None) => {}
         }
     }
 
-    /// Edges from a step's side ports: to their readers, or to a stream that keeps the rows.
-    fn side_edges(
-        &self,
-        at: usize,
-        operator: usize,
-        schemas: &BTreeMap<Upstream, SchemaRef>,
-        inboxes: &BTreeMap<usize, Mailbox>,
-        stream: &mut dyn FnMut(String, &SchemaRef, u32, u64) -> Result<StreamId>,
-        edges: &mut Vec<Edge>,
-    ) -> Result<()> {
+    /// Ways from a step's side ports: to their readers, or to a stream that keeps the rows.
+    fn side_edges(&self, at: usize, operator: usize, ways: &mut Ways<'_>) -> Result<()> {
         let names: Vec<String> = match &self.step(at).kind {
             StepKind::Process(p) => p.sides.iter().map(|(name, _)| format!("${name}")).collect(),
             StepKind::Window { .. } => vec!["$late".into()],
@@ -584,19 +588,19 @@ impl Planner<'_> {
         for (n, name) in names.iter().enumerate() {
             let from = (at, n + 1);
             if self.consumers.contains_key(&from) {
-                self.edges_from(from, operator, schemas, inboxes, edges)?;
+                self.edges_from(from, operator, ways);
                 continue;
             }
-            let schema = schemas[&from].clone();
-            let id = stream(format!("{}{name}", self.step(at).name), &schema, 1, RETAIN_BYTES)?;
-            edges.push(Edge {
+            let schema = ways.schemas[&from].clone();
+            let name = format!("{}{name}", self.step(at).name);
+            let stream = self.stream(&name, &schema, 1, RETAIN_BYTES)?;
+            ways.edges.push(Edge {
                 from: (operator, n + 1),
-                stream: id,
+                stream,
                 schema,
                 partitions: 1,
                 route: Route::Same,
                 timed: false,
-                sink: None,
             });
         }
         Ok(())

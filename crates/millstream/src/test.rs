@@ -190,9 +190,7 @@ impl TestNode {
         let (flow, setup, lose) = (&self.flow, &self.setup, &mut self.lose);
         self.world.get_or_insert_with(|| {
             let flow = flow.clone();
-            let deploy = Box::new(move |engine: &dyn Engine| {
-                plan(&flow, &mut |spec| engine.create_stream(spec))
-            });
+            let deploy = Box::new(move |engine: &dyn Engine| plan(&flow, Some(engine)));
             let mut world = World::new(setup.clone(), deploy).unwrap_or_else(|e| panic!("{e}"));
             if let Some(n) = lose.take() {
                 world.lose_answer(n);

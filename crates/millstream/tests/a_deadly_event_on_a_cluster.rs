@@ -34,8 +34,8 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 const PARTITIONS: u32 = 4;
 /// Of both keyed steps.
 const KEYED: u32 = 6;
-/// Those, and the one that writes.
-const TASKS: usize = (PARTITIONS + 2 * KEYED) as usize + 1;
+/// Those of the input and of both keyed steps.
+const TASKS: usize = (PARTITIONS + 2 * KEYED) as usize;
 const KEYS: u64 = 60;
 const EVENTS: u64 = 3_000;
 /// It ends whoever handles it.

@@ -35,8 +35,8 @@ const APP: &str = "split";
 const NAMES: [&str; 3] = ["a", "b", "c"];
 /// Of the input; a task reads each.
 const PARTITIONS: u32 = 4;
-/// Those, the keyed ones, and the one that writes.
-const TASKS: usize = PARTITIONS as usize + 9 + 1;
+/// Those, and the keyed ones.
+const TASKS: usize = PARTITIONS as usize + 9;
 const KEYS: u64 = 40;
 /// Brokers, three nodes and all other tests share two cores.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -168,7 +168,7 @@ impl<'a> Scene<'a> {
     /// How often each task was opened, and by whom last: what fences whoever had it before.
     fn openings(&self) -> BTreeMap<String, Vec<String>> {
         let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for stage in ["events", "counter", "out"] {
+        for stage in ["events", "counter"] {
             for record in self.brokers.committed(&format!("{APP}.state.f.{stage}")) {
                 // See engine/codec.rs.
                 if let (Some([1, ..]), Some(node)) = (record.key.as_deref(), record.value) {

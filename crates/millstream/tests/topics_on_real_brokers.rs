@@ -131,7 +131,7 @@ fn a_flow_on_kafka_writes_rows_with_its_turns() {
     let running = node.start().unwrap();
     running.deploy(&flow).unwrap();
     assert_eq!(running.wait(flow.name()), FlowState::Finished);
-    let promises = running.heart().tasks().into_iter().filter_map(|task| task.promise);
+    let promises = running.heart().sinks().into_iter().map(|sink| sink.promise);
     assert!(promises.eq([Guarantee::ExactlyOnce; 2]), "whatever they say of themselves");
     for name in [&least, &once] {
         let found = brokers.committed(name);

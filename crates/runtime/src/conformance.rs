@@ -89,6 +89,7 @@ pub fn run_all<S: Subject>(mut make: impl FnMut(&str) -> S) {
 
 fn streams_are_created_once(subject: &mut dyn Subject) {
     let engine = subject.engine();
+    assert!(!engine.has_stream("f/a").unwrap());
     let a = engine.create_stream(&stream("f/a", 2, 0)).unwrap();
     let b = engine.create_stream(&stream("f/b", 1, 9)).unwrap();
     assert_ne!(a, b);
@@ -96,6 +97,7 @@ fn streams_are_created_once(subject: &mut dyn Subject) {
     subject.settle();
     subject.restart();
     let engine = subject.engine();
+    assert!(engine.has_stream("f/a").unwrap() && !engine.has_stream("f/c").unwrap());
     assert_eq!(engine.create_stream(&stream("f/b", 1, 9)).unwrap(), b);
     let names: Vec<_> = engine.streams().into_iter().map(|s| (s.spec, s.id)).collect();
     assert_eq!(names, [(stream("f/a", 2, 0), a), (stream("f/b", 1, 9), b)]);

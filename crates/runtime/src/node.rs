@@ -101,8 +101,17 @@ pub struct TaskInfo {
     pub keys: usize,
     /// Whether a step of it is running just now.
     pub running: bool,
-    /// What its sink promises, if it has one.
-    pub promise: Option<Guarantee>,
+}
+
+/// A sink of a flow that was added here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkInfo {
+    /// The flow it belongs to.
+    pub flow: String,
+    /// Its name, which is also its stage's if it has tasks of its own.
+    pub name: String,
+    /// How often each row gets there.
+    pub promise: Guarantee,
 }
 
 /// A process kind that runs here.
@@ -162,8 +171,6 @@ struct Reports {
 struct Slot {
     path: TaskPath,
     stage: Arc<Stage>,
-    /// What its sink promises, if it has one.
-    promise: Option<Guarantee>,
     around: Surroundings,
     current: Mutex<Arc<Tenant>>,
 }
@@ -238,9 +245,12 @@ impl Node {
             return Err(Error::new(Code::Conflict, format!("a flow `{name}` runs already"))
                 .help("give one of them another name"));
         }
-        let there = lock(&self.slots).clone();
-        let there = there.iter().filter(|slot| slot.path.task == 0).map(|slot| &*slot.stage);
-        stage::apart(there.chain(&stages).filter_map(Stage::named_sink))?;
+        let there = self.stages();
+        let sinks = there.iter().map(Arc::as_ref).chain(&stages).flat_map(|stage| {
+            let named = |name: &str| format!("{}/{name}", stage.flow);
+            stage.sinks().map(move |(name, sink, _)| (named(name), sink))
+        });
+        stage::apart(sinks)?;
         let number = flows.len();
         let streams: Vec<StreamId> = stages.iter().flat_map(inputs).collect();
         let paused = Arc::new(AtomicBool::new(false));
@@ -288,9 +298,15 @@ impl Node {
         };
         let path = TaskPath::new(&stage.flow, &stage.name, partition);
         let tenant = Tenant::new(Task::new(stage.clone(), partition, around.clone()));
-        let (promise, current) = (stage.promise(self.engine.as_ref()), Mutex::new(tenant));
-        lock(&self.slots).push(Arc::new(Slot { path, stage, promise, around, current }));
+        let current = Mutex::new(tenant);
+        lock(&self.slots).push(Arc::new(Slot { path, stage, around, current }));
         id
+    }
+
+    /// The stages of all flows.
+    fn stages(&self) -> Vec<Arc<Stage>> {
+        let slots = lock(&self.slots);
+        slots.iter().filter(|slot| slot.path.task == 0).map(|slot| slot.stage.clone()).collect()
     }
 
     /// Sources pause at the high-water mark and go on at half of it. They pause, too, while the
@@ -595,22 +611,31 @@ impl Node {
             // The task itself is not asked: it may be running, for long.
             let (stats, keys) = (*lock(&tenant.stats), tenant.keys.load(Ordering::Relaxed));
             let running = tenant.running().is_some();
-            let (path, keys, promise) = (slot.path.clone(), keys as usize, slot.promise);
-            TaskInfo { path, stats, keys, running, promise }
+            TaskInfo { path: slot.path.clone(), stats, keys: keys as usize, running }
         };
         slots.into_iter().map(info).collect()
     }
 
+    /// The sinks of all flows, by flow and name.
+    pub fn sinks(&self) -> Vec<SinkInfo> {
+        let mut sinks = BTreeMap::new();
+        for stage in self.stages() {
+            for (name, _, promise) in stage.sinks() {
+                sinks.insert((stage.flow.clone(), name.to_string()), promise);
+            }
+        }
+        let info = |((flow, name), promise)| SinkInfo { flow, name, promise };
+        sinks.into_iter().map(info).collect()
+    }
+
     /// The process kinds that run here, in the order of their flows.
     pub fn kinds(&self) -> Vec<KindInfo> {
-        let slots = lock(&self.slots).clone();
-        let kind = |slot: Arc<Slot>| {
-            let mailbox =
-                slot.stage.mailboxes.iter().find(|m| inputs(&slot.stage).contains(&m.stream));
-            let (flow, name) = (slot.path.flow.clone(), slot.path.stage.clone());
-            mailbox.map(|mailbox| KindInfo { flow, name, mailbox: *mailbox })
+        let kind = |stage: &Arc<Stage>| {
+            let mailbox = stage.mailboxes.iter().find(|m| inputs(stage).contains(&m.stream))?;
+            let (flow, name) = (stage.flow.clone(), stage.name.clone());
+            Some(KindInfo { flow, name, mailbox: *mailbox })
         };
-        slots.into_iter().filter(|slot| slot.path.task == 0).filter_map(kind).collect()
+        self.stages().iter().filter_map(kind).collect()
     }
 
     /// The committed state of a process, without waiting for its task.

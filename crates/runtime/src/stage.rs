@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use arrow_schema::SchemaRef;
 use millstream_core::{
     Code, Error, Result,
-    connector::{Carried, Guarantee, Sink, Source},
+    connector::{Guarantee, Sink, Source},
     engine::Engine,
     operator::{Operator, Port},
     turn::StreamId,
@@ -29,6 +29,8 @@ pub struct Stage {
     pub chain: Chain,
     /// Where the chain's outputs go.
     pub edges: Vec<Edge>,
+    /// Sinks that they go to with the turn.
+    pub carried: Vec<CarriedSink>,
     /// The mailboxes its processes can send to, in the order the operators number them.
     pub mailboxes: Vec<Mailbox>,
     /// Where the last operator's rows leave the node, if they do.
@@ -45,20 +47,12 @@ impl Stage {
         format!("{}/{}/{partition}", self.flow, self.name)
     }
 
-    /// How often each row gets to its sink, if it has one: with the turn it comes from if `engine`
-    /// carries it there, as it does for a flow that never did otherwise.
-    pub fn promise(&self, engine: &dyn Engine) -> Option<Guarantee> {
-        let sink = self.sink.as_deref()?;
-        let Front::Streams(fronts) = &self.front else { return Some(sink.guarantee()) };
-        let used = |stream| engine.tasks().iter().any(|t| t.2.counters.sent.contains_key(stream));
-        let is_carried = carried(sink, engine).is_ok_and(|carried| carried.is_some());
-        let once = is_carried && !fronts.iter().any(|front| used(&front.stream));
-        Some(if once { Guarantee::ExactlyOnce } else { sink.guarantee() })
-    }
-
-    /// Its sink, if it has one, and the sink's name.
-    pub fn named_sink(&self) -> Option<(String, &dyn Sink)> {
-        Some((format!("{}/{}", self.flow, self.name), self.sink.as_deref()?))
+    /// The sinks that its rows go to, by name, with how often each row gets there: one that its
+    /// tasks write to, and those that the engine writes to with their turns.
+    pub fn sinks(&self) -> impl Iterator<Item = (&str, &dyn Sink, Guarantee)> {
+        let own = self.sink.iter().map(|s| (self.name.as_str(), s.as_ref(), s.guarantee()));
+        let once = Guarantee::ExactlyOnce;
+        own.chain(self.carried.iter().map(move |c| (c.name.as_str(), c.sink.as_ref(), once)))
     }
 }
 
@@ -70,7 +64,8 @@ pub fn apart<'a>(sinks: impl IntoIterator<Item = (String, &'a dyn Sink)>) -> Res
     let mut seen = BTreeMap::new();
     for (name, sink) in sinks {
         let Some(file) = sink.file() else { continue };
-        if let Some(other) = seen.get(&file) {
+        // A sink that the engine carries is every stage's that leads to it.
+        if let Some(other) = seen.get(&file).filter(|other| **other != name) {
             let message = format!("sinks `{other}` and `{name}` both write to {file}");
             return Err(Error::new(Code::Conflict, message)
                 .help("give each a file of its own, or `connect` the streams before one sink"));
@@ -80,14 +75,20 @@ pub fn apart<'a>(sinks: impl IntoIterator<Item = (String, &'a dyn Sink)>) -> Res
     Ok(())
 }
 
-/// A sink as one whose rows the engine writes with the turn, if it can.
+/// Whether `engine` writes a sink's rows with the turns they come from, so that the sink needs
+/// neither `stream` nor a task.
+///
+/// Where the stream is there already, rows go through it: some may lie in it from before the flow
+/// was moved to this engine, or from when the sink was another one, and none may overtake them. So
+/// all nodes that run the same flow find the same: a stream never goes away, and none of them makes
+/// this one.
 ///
 /// # Errors
 /// If it cannot be told now.
-pub fn carried<'a>(sink: &'a dyn Sink, engine: &dyn Engine) -> Result<Option<&'a dyn Carried>> {
-    let Some(carried) = sink.carried() else { return Ok(None) };
-    let Some(place) = engine.place()? else { return Ok(None) };
-    Ok((carried.place()? == place).then_some(carried))
+pub fn is_carried(sink: &dyn Sink, stream: &str, engine: &dyn Engine) -> Result<bool> {
+    let Some(carried) = sink.carried() else { return Ok(false) };
+    let Some(place) = engine.place()? else { return Ok(false) };
+    Ok(!engine.has_stream(stream)? && carried.place()? == place)
 }
 
 /// Where a stage's rows come from.
@@ -172,9 +173,19 @@ pub struct Edge {
     pub route: Route,
     /// Whether its readers care for watermarks; a sink only wants to know the end.
     pub timed: bool,
-    /// The sink that reads the stream, if one does, and its stage's name. On an engine that can
-    /// carry its rows they go there with the turn, and none into the stream.
-    pub sink: Option<(String, Arc<dyn Sink>)>,
+}
+
+/// A sink whose rows the engine writes with the turns they come from.
+#[derive(Clone)]
+pub struct CarriedSink {
+    /// The operator's index in the chain and its port, as an [`Edge`]'s.
+    pub from: (usize, Port),
+    /// The sink's name in its flow.
+    pub name: String,
+    /// Its users' columns.
+    pub schema: SchemaRef,
+    /// Encodes the rows; it has [`Sink::carried`].
+    pub sink: Arc<dyn Sink>,
 }
 
 /// Which partition a row goes to.

@@ -276,7 +276,7 @@ impl Task {
                         schema,
                         &progress,
                         &inputs,
-                        (self.around.engine.as_ref(), lease.as_mut()),
+                        lease.as_mut(),
                         self.around.waker.clone(),
                     )?);
                 }
@@ -304,12 +304,7 @@ impl Task {
         };
         self.live = Some(Live {
             chain: Chain::new((self.stage.chain)(self.partition), self.probe.clone()),
-            exchange: Exchange::open(
-                &self.stage,
-                self.partition,
-                self.around.engine.as_ref(),
-                &progress.counters.sent,
-            )?,
+            exchange: Exchange::open(&self.stage, self.partition)?,
             lease,
             input,
             sink,

@@ -43,7 +43,7 @@ pub fn run(args: &Failover) -> Result<ExitCode> {
     let brokers = brokers()?;
     let own: [_; NODES] = brokers.nodes();
     println!(
-        "load     {} keys, then {} events/s; {} + {PARTITIONS} + 1 tasks on {NODES} nodes",
+        "load     {} keys, then {} events/s; {} + {PARTITIONS} tasks on {NODES} nodes",
         args.keys, args.events_per_s, args.tasks
     );
     let Scene { mut nodes, members, judge, load, tasks } =

@@ -74,7 +74,7 @@ fn measure(args: &Scale, report: &mut Report) -> Result<(f64, f64)> {
     for _ in 1..NODES {
         nodes.add(servers.clone())?;
     }
-    let tasks = (args.tasks + PARTITIONS + 1) as usize;
+    let tasks = (args.tasks + PARTITIONS) as usize;
     members.wait_balanced(NODES, tasks, PATIENCE)?;
     let three = rate(&judge, args.seconds);
     let left = args.events - judge.found().read.min(args.events);

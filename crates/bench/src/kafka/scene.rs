@@ -15,7 +15,7 @@ pub struct Scene {
     pub members: Members,
     pub judge: Judge,
     pub load: Load,
-    /// How many the flow has: of sources, of the keyed stage, and the sink's.
+    /// How many the flow has: of sources, and of the keyed stage.
     pub tasks: usize,
 }
 
@@ -38,7 +38,7 @@ impl Scene {
                 task_of(key, tasks)
             })?,
             load: Load::start(&servers, &from, keys, events_per_s)?,
-            tasks: (tasks + partitions + 1) as usize,
+            tasks: (tasks + partitions) as usize,
         })
     }
 }

@@ -68,12 +68,13 @@ pub struct FlowView {
     pub stages: Vec<StageView>,
 }
 
-/// How a stage of a flow is.
+/// How a stage of a flow is, or a sink.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageView {
     /// Its name.
     pub name: String,
-    /// How many tasks it has.
+    /// How many tasks it has; none if it is a sink whose rows go there with the turns they come
+    /// from.
     pub tasks: u32,
     /// Live keys: processes, or windows that are open.
     pub keys: u64,
@@ -141,6 +142,10 @@ pub fn flows(engine: &dyn Engine, node: Option<&Node>) -> Result<Vec<FlowView>> 
         let others = progress.counters.operators.iter().filter(|(name, _)| *name != stage);
         elsewhere.extend(others.map(|(name, c)| (flow.to_string(), name.clone(), c.read)));
     }
+    for sink in node.map(Node::sinks).unwrap_or_default() {
+        let entry = flows.entry(sink.flow).or_default().1.entry(sink.name).or_default();
+        entry.each_row = sink.promise.to_string();
+    }
     // Rows that a turn has taken to a sink are counted in the task they come from.
     for (flow, stage, read) in elsewhere {
         if let Some(entry) = flows.get_mut(&flow).and_then(|(_, stages)| stages.get_mut(&stage)) {
@@ -162,7 +167,6 @@ pub fn flows(engine: &dyn Engine, node: Option<&Node>) -> Result<Vec<FlowView>> 
         let entry = stages.entry(task.path.stage).or_default();
         entry.keys += task.keys as u64;
         entry.reopened += task.stats.opens.saturating_sub(1);
-        entry.each_row = task.promise.map(|promise| promise.to_string()).unwrap_or_default();
     }
     let ledger = engine.ledger();
     let streams = engine.streams();

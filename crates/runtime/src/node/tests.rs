@@ -105,6 +105,7 @@ impl Bench {
             front: Front::Source(SourceFront { source: Arc::new(Rows), schema, event_time: None }),
             chain: Arc::new(move |_| vec![Box::new(Worker(work.clone(), known.clone()))]),
             edges: Vec::new(),
+            carried: Vec::new(),
             mailboxes: Vec::new(),
             sink: None,
             dead: engine.create_stream(&dead).unwrap(),

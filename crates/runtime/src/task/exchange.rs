@@ -1,12 +1,8 @@
-//! Turns what a chain has produced into frames for the partitions of its streams.
+//! Turns what a chain has produced into frames for the partitions of its streams, and into records
+//! of sinks that the engine carries, as these encode them.
 //!
-//! Rows for a sink that the engine can carry become part of the turn as that sink encodes them.
-//!
-//! *Invariants*
-//! - Of a turn's frames in one partition only the last one with rows moves time: a reader that
-//!   stops between two of them must not see the watermark before the rows.
-//! - Rows overtake none that went to the same sink before: a task that has ever sent some into the
-//!   sink's stream goes on sending them there.
+//! *Invariant:* of a turn's frames in one partition only the last one with rows moves time: a
+//! reader that stops between two of them must not see the watermark before the rows.
 //!
 //! *Limits:* [`FRAME_BYTES`] in a frame, unless one row has more; [`RUN_BYTES`] are put together at
 //! once.
@@ -16,12 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_select::concat::concat_batches;
 use millstream_core::{
-    Batch, FrameHeader, FrameKind, Result, Status, Time, Turn,
+    Batch, Code, Error, FrameHeader, FrameKind, Result, Status, Time, Turn,
     connector::RowEncoder,
-    engine::Engine,
     frame::{FrameEncoder, fingerprint},
     key::{Keys, Slot},
-    ledger::Sent,
     letter::{self, Letter},
     mail::{self, Mail},
     turn::{Output, TaskId},
@@ -30,7 +24,7 @@ use millstream_core::{
 use super::sink::SINK;
 use crate::{
     catch::guard,
-    stage::{Edge, Mailbox, Route, Stage, carried},
+    stage::{CarriedSink, Edge, Mailbox, Route, Stage},
 };
 
 /// Bytes of rows in a frame: what a reader takes in with one turn, and far below
@@ -63,6 +57,7 @@ impl Stamp {
 /// Encodes the outputs of one task.
 pub struct Exchange {
     edges: Vec<EdgeState>,
+    carried: Vec<(CarriedSink, Box<dyn RowEncoder>)>,
     mailboxes: Vec<Mailbox>,
     dead: millstream_core::turn::StreamId,
     partition: u32,
@@ -73,8 +68,6 @@ struct EdgeState {
     edge: Edge,
     wire: arrow_schema::SchemaRef,
     fingerprint: u64,
-    /// If its rows go to their sink with the turn.
-    encoder: Option<Box<dyn RowEncoder>>,
     /// What every partition has been told.
     told: (Time, Status),
     told_at: Time,
@@ -87,52 +80,39 @@ impl EdgeState {
 }
 
 impl Exchange {
-    /// The exchange behind task `partition` of `stage`, which has `sent` so much before.
+    /// The exchange behind task `partition` of `stage`.
     ///
     /// # Errors
     /// If a sink that the engine carries cannot be written to.
-    pub fn open(
-        stage: &Stage,
-        partition: u32,
-        engine: &dyn Engine,
-        sent: &Sent,
-    ) -> Result<Exchange> {
-        let mut exchange = Exchange::new(stage, partition);
-        for EdgeState { edge, encoder, .. } in &mut exchange.edges {
-            if let Some((_, sink)) = &edge.sink
-                && !sent.contains_key(&edge.stream)
-            {
-                *encoder = guard(SINK, || {
-                    let sink = carried(sink.as_ref(), engine)?;
-                    sink.map(|sink| sink.encoder(partition, &edge.schema)).transpose()
-                })?;
-            }
-        }
-        Ok(exchange)
-    }
-
-    fn new(stage: &Stage, partition: u32) -> Exchange {
+    pub fn open(stage: &Stage, partition: u32) -> Result<Exchange> {
         let edges = stage.edges.iter().map(|edge| {
             let wire = Batch::wire_schema(&edge.schema);
             EdgeState {
                 edge: edge.clone(),
                 fingerprint: fingerprint(&wire),
                 wire,
-                encoder: None,
                 told: (Time::MIN, Status::Active),
                 told_at: Time::MIN,
             }
         });
-        Exchange {
+        let carried = stage.carried.iter().map(|carried| {
+            let encoder = guard(SINK, || match carried.sink.carried() {
+                Some(sink) => sink.encoder(partition, &carried.schema),
+                None => Err(Error::new(Code::Bug, "a sink is carried that no engine can carry")),
+            });
+            Ok((carried.clone(), encoder?))
+        });
+        Ok(Exchange {
             edges: edges.collect(),
+            carried: carried.collect::<Result<_>>()?,
             mailboxes: stage.mailboxes.clone(),
             dead: stage.dead,
             partition,
             encoder: FrameEncoder::default(),
-        }
+        })
     }
 
-    /// Frames for `rows`, by edge and partition, and what the engine carries to sinks.
+    /// Frames for `rows`, by edge and partition, and records for sinks.
     ///
     /// # Errors
     /// If a sink cannot encode a row. If rows do not have the edge's schema, or a frame grows
@@ -148,18 +128,9 @@ impl Exchange {
             by_edge.entry(from).or_default().push(batch);
         }
         let mut parts = Vec::new();
-        for (n, EdgeState { edge, encoder, .. }) in self.edges.iter_mut().enumerate() {
+        for (n, EdgeState { edge, .. }) in self.edges.iter().enumerate() {
             let Some(batches) = by_edge.get(&edge.from) else { continue };
-            let count = batches.iter().map(|b| b.len() as u64).sum::<u64>();
-            let counters = &mut turn.progress.counters;
-            if let (Some(encoder), Some((name, _))) = (encoder, &edge.sink) {
-                turn.carried.push(guard(SINK, || encoder.encode(batches, stamp.turn))?);
-                let counted = counters.operators.entry(name.clone()).or_default();
-                counted.read += count;
-                counted.processed += count;
-                continue;
-            }
-            *counters.sent.entry(edge.stream).or_default() += count;
+            *turn.progress.counters.sent.entry(edge.stream).or_default() += rows_of(batches);
             let batches = batches.iter().flat_map(|b| cut(b.clone(), RUN_BYTES)).collect();
             for run in groups(batches, bytes, RUN_BYTES) {
                 let batch = concat(&run, &edge.schema)?;
@@ -170,6 +141,14 @@ impl Exchange {
                     parts.extend(frames.into_iter().map(|f| (n, edge.stream, partition, f)));
                 }
             }
+        }
+        for (sink, encoder) in &mut self.carried {
+            let Some(batches) = by_edge.get(&sink.from) else { continue };
+            turn.carried.push(guard(SINK, || encoder.encode(batches, stamp.turn))?);
+            let operators = &mut turn.progress.counters.operators;
+            let counted = operators.entry(sink.name.clone()).or_default();
+            counted.read += rows_of(batches);
+            counted.processed += rows_of(batches);
         }
         let mut seen = BTreeSet::new();
         let last: Vec<bool> =
@@ -283,6 +262,10 @@ impl Exchange {
         }
         Ok(())
     }
+}
+
+fn rows_of(batches: &[Batch]) -> u64 {
+    batches.iter().map(|b| b.len() as u64).sum()
 }
 
 /// How many bytes a batch's own rows take, whatever they share with others.

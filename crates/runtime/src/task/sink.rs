@@ -10,7 +10,7 @@ use arrow_schema::SchemaRef;
 use millstream_core::{
     Batch, Error, Result,
     connector::{Prepared, Sink, SinkWriter},
-    engine::{Engine, Lease, Ticket, Waker},
+    engine::{Lease, Ticket, Waker},
     turn::{Position, Progress},
 };
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,6 @@ use super::input::StreamInputs;
 use crate::{
     catch::guard,
     connect::{Connectors, Outlet, WriteJob},
-    stage::carried,
 };
 
 /// Who is to blame for a panic in a sink.
@@ -46,15 +45,10 @@ pub fn moved(note: &[u8], to: &dyn Fn(usize, Position) -> Position) -> Result<Ve
 }
 
 enum State {
-    /// Nothing of it was ever committed, and nothing will come as long as the engine carries its
-    /// rows.
-    Unopened(Box<Open>),
     Ready(Box<dyn SinkWriter>),
     Committed(Ticket, Box<dyn SinkWriter>, Prepared),
     Writing,
 }
-
-type Open = dyn FnOnce() -> Result<Box<dyn SinkWriter>> + Send;
 
 /// A connector's end behind its task.
 pub struct SinkOutput {
@@ -74,16 +68,12 @@ impl SinkOutput {
         schema: SchemaRef,
         progress: &Progress,
         inputs: &StreamInputs,
-        (engine, lease): (&dyn Engine, &mut dyn Lease),
+        lease: &mut dyn Lease,
         waker: Waker,
     ) -> Result<SinkOutput> {
         let outlet = Outlet::new(waker);
         if progress.note.is_empty() {
-            let is_carried = guard(SINK, || Ok(carried(sink.as_ref(), engine)?.is_some()))?;
-            let sink = sink.clone();
-            let open = move || guard(SINK, || sink.open(partition, schema, &[]));
-            let state =
-                if is_carried { State::Unopened(Box::new(open)) } else { State::Ready(open()?) };
+            let state = State::Ready(guard(SINK, || sink.open(partition, schema, &[]))?);
             return Ok(SinkOutput { state, outlet });
         }
         let note: Note = rmp_serde::from_slice(&progress.note)
@@ -119,7 +109,7 @@ impl SinkOutput {
 
     /// Whether everything that was committed is written.
     pub fn is_written(&self) -> bool {
-        matches!(self.state, State::Ready(_) | State::Unopened(_))
+        matches!(self.state, State::Ready(_))
     }
 
     /// Encodes a turn's rows; the note is to be committed with the turn.
@@ -127,10 +117,6 @@ impl SinkOutput {
     /// # Errors
     /// If a row cannot be encoded.
     pub fn prepare(&mut self, rows: &[Batch], before: &Progress) -> Result<(Prepared, Vec<u8>)> {
-        self.state = match std::mem::replace(&mut self.state, State::Writing) {
-            State::Unopened(open) => State::Ready(open()?),
-            other => other,
-        };
         let State::Ready(writer) = &mut self.state else {
             return Err(Error::new(
                 millstream_core::Code::Bug,

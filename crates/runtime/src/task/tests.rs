@@ -250,6 +250,7 @@ impl Bench {
             }),
             chain: Arc::new(move |_| vec![Box::new(Calls(count.clone()))]),
             edges: Vec::new(),
+            carried: Vec::new(),
             mailboxes: Vec::new(),
             sink: None,
             dead: engine.create_stream(&dead).unwrap(),

@@ -125,14 +125,6 @@ fn owned(view: &ClusterView, node: &str) -> BTreeSet<String> {
     view.tasks.iter().filter(|t| t.owner == node).map(|t| t.name.clone()).collect()
 }
 
-/// Those that will have output. The sink's own task has none: rows for the topic go there with the
-/// turns they come from.
-fn awaited(view: &ClusterView, node: &str) -> BTreeSet<String> {
-    let mut tasks = owned(view, node);
-    tasks.retain(|task| !task.contains("/alerts/"));
-    tasks
-}
-
 /// Whether three nodes share all tasks evenly, and each is followed.
 fn is_settled(view: &ClusterView) -> bool {
     let active = view.nodes.iter().filter(|n| n.state == NodeState::Active);
@@ -266,7 +258,7 @@ impl Show<'_> {
         let view = self.settled(0, say)?;
         let victim = self.busiest(&view);
         let (name, witness) = (NAMES[victim], (victim + 1) % NAMES.len());
-        let tasks = awaited(&view, name);
+        let tasks = owned(&view, name);
         let pid = self.nodes[victim].pid();
         // Asked once before: it has to be known where.
         self.nodes[witness].client()?;
@@ -312,7 +304,7 @@ impl Show<'_> {
         let view = self.settled(0, say)?;
         let zombie = self.busiest(&view);
         let (name, witness) = (NAMES[zombie], (zombie + 1) % NAMES.len());
-        let tasks = awaited(&view, name);
+        let tasks = owned(&view, name);
         self.nodes[witness].client()?;
         let told = self.reports(witness)?.last().map_or(0, |r| r.n);
         self.nodes[zombie].pause()?;

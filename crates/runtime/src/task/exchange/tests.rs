@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use arrow_array::StringArray;
 use arrow_schema::{DataType, Field, Schema};
-use millstream_core::{Frame, mail::MailKind, turn::StreamId};
+use millstream_core::{Frame, ledger::Sent, mail::MailKind, turn::StreamId};
 
 use super::*;
 use crate::stage::{Front, Limits};
@@ -12,7 +12,7 @@ const STAMP: Stamp =
 
 fn edge(at: usize, route: Route, partitions: u32) -> Edge {
     let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, false)]));
-    Edge { from: (at, 0), stream: StreamId(1), schema, partitions, route, timed: true, sink: None }
+    Edge { from: (at, 0), stream: StreamId(1), schema, partitions, route, timed: true }
 }
 
 fn exchange(edges: Vec<Edge>) -> Exchange {
@@ -23,12 +23,13 @@ fn exchange(edges: Vec<Edge>) -> Exchange {
         front: Front::Streams(Vec::new()),
         chain: Arc::new(|_| Vec::new()),
         edges,
+        carried: Vec::new(),
         mailboxes: vec![Mailbox { stream: StreamId(2), partitions: 1 }],
         sink: None,
         dead: StreamId(3),
         limits: Limits::default(),
     };
-    Exchange::new(&stage, 0)
+    Exchange::open(&stage, 0).unwrap()
 }
 
 fn texts(edge: &Edge, texts: Vec<String>) -> Batch {
