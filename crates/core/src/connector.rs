@@ -13,7 +13,7 @@ use std::{fmt, time::Duration};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
-use crate::{Batch, Result};
+use crate::{Batch, Result, partitioner::Partitioner};
 
 /// Something that rows come from. One value describes the source; each partition is opened apart.
 pub trait Source: Send + Sync {
@@ -54,6 +54,12 @@ pub trait Source: Send + Sync {
     /// is then not refused for a field that this row happens to lack.
     fn fields_vary(&self) -> bool {
         false
+    }
+
+    /// The column whose values say which partition a row is in, and how, if that is certain: steps
+    /// that are keyed by it read the source without an exchange.
+    fn partitioned_by(&self) -> Option<(&str, Partitioner)> {
+        None
     }
 
     /// Opens a partition to produce rows of `schema`, from a position a chunk has named before, or

@@ -10,7 +10,7 @@
 //!
 //! *Invariant:* comparing key bytes compares the values, part by part; nulls come first.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use arrow_array::{Array, cast::AsArray, types as arrow};
 use arrow_schema::{DataType, TimeUnit};
@@ -307,6 +307,19 @@ pub fn decode(mut key: &[u8]) -> Result<Vec<OwnedPart>> {
         });
     }
     Ok(parts)
+}
+
+/// What was given as a key: of one text or bytes, their own bytes; of anything else, the encoded
+/// ones.
+pub fn raw(key: &[u8]) -> Cow<'_, [u8]> {
+    match key {
+        [TEXT | BYTES, bytes @ .., 0] if !bytes.contains(&0) => Cow::Borrowed(bytes),
+        [TEXT | BYTES, escaped @ ..] => match take_escaped(escaped) {
+            Some((bytes, [])) => Cow::Owned(bytes),
+            _ => Cow::Borrowed(key),
+        },
+        _ => Cow::Borrowed(key),
+    }
 }
 
 fn take_escaped(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {

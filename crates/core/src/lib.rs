@@ -22,6 +22,7 @@ pub mod mail;
 pub mod mutant;
 mod nearest;
 pub mod operator;
+pub mod partitioner;
 pub mod rng;
 pub mod table;
 pub mod time;

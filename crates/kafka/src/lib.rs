@@ -12,7 +12,6 @@ mod bell;
 pub mod client;
 pub mod cluster;
 pub mod engine;
-mod murmur;
 pub mod options;
 pub mod sink;
 pub mod source;

@@ -34,6 +34,7 @@ use arrow_schema::SchemaRef;
 use millstream_core::{
     Code, Error, Result, Time,
     connector::{Source, SourceReader},
+    partitioner::Partitioner,
 };
 
 use self::{layout::Layout, reader::KafkaReader};
@@ -54,6 +55,8 @@ pub struct KafkaSource {
     finite: bool,
     value_bytes_max: usize,
     group: Option<String>,
+    /// The column that the topic is partitioned by.
+    keyed: Option<String>,
 }
 
 /// What values are.
@@ -131,6 +134,7 @@ impl KafkaSource {
             finite: false,
             value_bytes_max: VALUE_BYTES_MAX,
             group: None,
+            keyed: None,
         })
     }
 
@@ -149,6 +153,16 @@ impl KafkaSource {
 
     /// Column `name` is the record's key: text, or bytes.
     pub fn key(self, name: &str) -> KafkaSource {
+        self.column(name, Part::Key)
+    }
+
+    /// As [`KafkaSource::key`], and the topic was written with Kafka's default partitioner (murmur2
+    /// of the key): all records of a key are in one partition, so the process of that key can live
+    /// where the partition is read. A step behind `key_by(name)` then has as many tasks as the
+    /// topic has partitions, and rows need no second turn to get there. A record that is in another
+    /// partition than its key's is set aside, and so is one without a key.
+    pub fn keyed(mut self, name: &str) -> KafkaSource {
+        self.keyed = Some(name.into());
         self.column(name, Part::Key)
     }
 
@@ -211,6 +225,10 @@ impl Source for KafkaSource {
     fn place(&self, partition: u32, place: u64) -> Option<String> {
         // Places count from 1.
         Some(layout::place(&TopicPartition::new(&*self.topic, partition), place.saturating_sub(1)))
+    }
+
+    fn partitioned_by(&self) -> Option<(&str, Partitioner)> {
+        Some((self.keyed.as_deref()?, Partitioner::Murmur2))
     }
 
     /// Those of CSV and raw; JSON objects may have any.

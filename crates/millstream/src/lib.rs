@@ -105,7 +105,11 @@ pub mod connector {
 
     pub use arrow_array::{self, RecordBatch};
     pub use arrow_schema::{self, SchemaRef};
-    pub use millstream_core::{Batch, Code, Error, Result, connector::*};
+    pub use millstream_core::{
+        Batch, Code, Error, Result,
+        connector::*,
+        partitioner::{Partitioner, murmur2_of},
+    };
     pub use millstream_io::{Decoded, JsonDecoder, JsonEncoder, Place};
 
     use serde::Serialize;

@@ -375,9 +375,40 @@ impl Planner<'_> {
         Ok(keys.into_iter().next().unwrap_or_default())
     }
 
-    /// The step that stands at the head of the stage to which `at` belongs.
+    /// The keyed step that reads source `at` without an exchange: rows are in its partitions by
+    /// that step's key, and nobody else reads them.
+    fn feeds(&self, at: usize) -> Option<usize> {
+        let StepKind::Source { source, .. } = &self.step(at).kind else { return None };
+        let (by, _) = source.partitioned_by()?;
+        let mut at = at;
+        loop {
+            let [reader] = self.consumers.get(&(at, 0))?.as_slice() else { return None };
+            let [_] = self.step(*reader).from.as_slice() else { return None };
+            match &self.step(*reader).kind {
+                // It keeps the column.
+                StepKind::Rows { output: None, .. } => {}
+                StepKind::KeyBy { columns } if *columns == [by] => {}
+                StepKind::Process(_) | StepKind::Window { .. } => return Some(*reader),
+                _ => return None,
+            }
+            at = *reader;
+        }
+    }
+
+    /// The source in the stage of this head, if there is one, and which step it is.
+    fn source_of(&self, head: usize) -> Option<(usize, &Arc<dyn Source>)> {
+        let source = |at| match &self.step(at).kind {
+            StepKind::Source { source, .. } if self.head(at) == head => Some((at, source)),
+            _ => None,
+        };
+        (0..=head).find_map(source)
+    }
+
+    /// The step that stands at the head of the stage to which `at` belongs, and names it: a source,
+    /// unless it is a keyed step's own.
     fn head(&self, at: usize) -> usize {
         match (&self.step(at).kind, self.step(at).from.as_slice()) {
+            (StepKind::Source { .. }, _) => self.feeds(at).unwrap_or(at),
             (StepKind::Rows { .. }, [from]) if from.1 == 0 && self.consumers[from].len() == 1 => {
                 self.head(from.0)
             }
@@ -400,8 +431,10 @@ impl Planner<'_> {
     }
 
     fn partitions_of(&self, head: usize) -> u32 {
+        if let Some((_, source)) = self.source_of(head) {
+            return source.partitions();
+        }
         match &self.step(head).kind {
-            StepKind::Source { source, .. } => source.partitions(),
             StepKind::Process(_) | StepKind::Window { .. } => self.flow.partitions,
             StepKind::Sink { sink } if !sink.partitioned() => 1,
             _ => self
@@ -450,7 +483,9 @@ impl Planner<'_> {
                 let partitions = self.partitions_of(head);
                 let name = &self.step(head).name;
                 let stream = self.stream(name, &schemas[&from], partitions, KEEP_ALL)?;
-                inboxes.insert(head, Mailbox { stream, partitions });
+                let by = self.source_of(head).and_then(|(_, source)| source.partitioned_by());
+                let partitioner = by.map(|(_, partitioner)| partitioner).unwrap_or_default();
+                inboxes.insert(head, Mailbox { stream, partitions, partitioner });
             }
         }
         let mailbox_order: Vec<usize> = heads
@@ -508,31 +543,47 @@ impl Planner<'_> {
         schemas: &BTreeMap<Upstream, SchemaRef>,
         inboxes: &BTreeMap<usize, Mailbox>,
     ) -> Front {
-        match &self.step(head).kind {
-            StepKind::Source { source, event_time, .. } => {
-                let schema = schemas[&(head, 0)].clone();
-                let event_time = event_time.as_ref().map(|spec| EventTime {
-                    column: schema.index_of(&spec.column).unwrap_or_default(),
-                    delay: spec.delay,
-                    future_max: spec.future_max,
-                    idle_after: spec.idle_after,
-                });
-                Front::Source(SourceFront { source: source.clone(), schema, event_time })
-            }
-            _ => {
-                let producer = |from: &Upstream| Producers {
-                    tasks: self.partitions_of(self.head(from.0)),
-                    everywhere: self.step(head).from.iter().any(|f| self.is_key_by(f.0)),
-                };
-                let inbox = inboxes[&head];
-                Front::Streams(vec![StreamFront {
-                    stream: inbox.stream,
-                    schema: schemas[&self.step(head).from[0]].clone(),
-                    producers: self.producers(head).iter().map(producer).collect(),
-                    partitions: inbox.partitions,
-                }])
-            }
+        let inbox = inboxes.get(&head);
+        if let Some((at, source)) = self.source_of(head) {
+            let schema = schemas[&(at, 0)].clone();
+            let spec = match &self.step(at).kind {
+                StepKind::Source { event_time, .. } => event_time.as_ref(),
+                _ => None,
+            };
+            let event_time = spec.map(|spec| EventTime {
+                column: schema.index_of(&spec.column).unwrap_or_default(),
+                delay: spec.delay,
+                future_max: spec.future_max,
+                idle_after: spec.idle_after,
+            });
+            let mailbox = inbox.map(|inbox| StreamFront {
+                stream: inbox.stream,
+                schema: schema.clone(),
+                producers: Vec::new(),
+                partitions: inbox.partitions,
+            });
+            return Front::Source(
+                SourceFront {
+                    name: self.step(at).name.clone(),
+                    source: source.clone(),
+                    schema,
+                    event_time,
+                },
+                mailbox,
+            );
         }
+        let producer = |from: &Upstream| Producers {
+            tasks: self.partitions_of(self.head(from.0)),
+            everywhere: self.step(head).from.iter().any(|f| self.is_key_by(f.0)),
+        };
+        Front::Streams(inbox.map_or_else(Vec::new, |inbox| {
+            vec![StreamFront {
+                stream: inbox.stream,
+                schema: schemas[&self.step(head).from[0]].clone(),
+                producers: self.producers(head).iter().map(producer).collect(),
+                partitions: inbox.partitions,
+            }]
+        }))
     }
 
     fn is_key_by(&self, at: usize) -> bool {
@@ -565,7 +616,7 @@ impl Planner<'_> {
         let (step, schema) = (self.step(target), ways.schemas[&from].clone());
         let from = (operator, from.1);
         match (&step.kind, ways.inboxes.get(&target)) {
-            (kind, Some(&Mailbox { stream, partitions })) => {
+            (kind, Some(&Mailbox { stream, partitions, .. })) => {
                 let timed = !matches!(kind, StepKind::Sink { .. });
                 ways.edges.push(Edge { from, stream, schema, partitions, route, timed });
             }

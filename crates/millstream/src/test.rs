@@ -21,6 +21,7 @@ use millstream_core::{
     frame::Frame,
     ledger::Ledger,
     letter::{self, Letter},
+    partitioner::Partitioner,
     rng::Rng,
 };
 use millstream_io::{JsonDecoder, JsonEncoder, Place};
@@ -76,7 +77,8 @@ impl TestNode {
         for step in flow.steps.iter_mut().filter(|step| !own.contains(&step.name.as_str())) {
             match &mut step.kind {
                 StepKind::Source { source, .. } => {
-                    let memory = Arc::new(MemorySource::default());
+                    let keyed = source.partitioned_by().map(|(column, by)| (column.into(), by));
+                    let memory = Arc::new(MemorySource { keyed, ..MemorySource::default() });
                     inputs.insert(step.name.clone(), memory.clone());
                     *source = Arc::new(Shared(memory));
                 }
@@ -351,6 +353,8 @@ struct Shared<T>(Arc<T>);
 #[derive(Default)]
 struct MemorySource {
     lines: Mutex<Lines>,
+    /// As the flow's own source has it; one partition is partitioned by anything.
+    keyed: Option<(String, Partitioner)>,
 }
 
 #[derive(Default)]
@@ -364,6 +368,10 @@ struct Lines {
 impl Source for Shared<MemorySource> {
     fn finite(&self) -> bool {
         true
+    }
+
+    fn partitioned_by(&self) -> Option<(&str, Partitioner)> {
+        self.0.keyed.as_ref().map(|(column, by)| (column.as_str(), *by))
     }
 
     fn open(&self, _: u32, schema: SchemaRef, position: &[u8]) -> Result<Box<dyn SourceReader>> {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use millstream::{
+    connector::{Partitioner, SchemaRef, Source, SourceReader},
     prelude::*,
     runtime::node::FlowState,
     test::{Crash, TestNode},
@@ -93,10 +94,36 @@ impl Process for Doer {
     }
 }
 
-fn flow(options: impl Into<ProcessOptions>) -> Flow {
-    Flow::new("f")
-        .source("orders", Stdin::json_lines())
-        .key_by("key")
+/// A source whose rows are in its partitions by key.
+struct ByKey<S>(S);
+
+impl<S: Source> Source for ByKey<S> {
+    fn finite(&self) -> bool {
+        self.0.finite()
+    }
+
+    fn partitioned_by(&self) -> Option<(&str, Partitioner)> {
+        Some(("key", Partitioner::Murmur2))
+    }
+
+    fn open(
+        &self,
+        partition: u32,
+        schema: SchemaRef,
+        position: &[u8],
+    ) -> millstream::connector::Result<Box<dyn SourceReader>> {
+        self.0.open(partition, schema, position)
+    }
+}
+
+/// Its processes live behind an exchange, or in the tasks that read the source.
+fn flow(options: impl Into<ProcessOptions>, exchange: bool) -> Flow {
+    let flow = Flow::new("f");
+    let flow = match exchange {
+        true => flow.source("orders", Stdin::json_lines()),
+        false => flow.source("orders", ByKey(Stdin::json_lines())),
+    };
+    flow.key_by("key")
         .process::<Doer>("doer", options)
         .side_output::<Order>("odd")
         .sink("said", Discard::new())
@@ -110,9 +137,9 @@ fn order(orders: &[(&str, &str, i64)], look: impl Fn(&mut TestNode)) {
 }
 
 fn order_with(options: ProcessOptions, orders: &[(&str, &str, i64)], look: impl Fn(&mut TestNode)) {
-    for seed in 0..6 {
+    for (seed, exchange) in (0..6).flat_map(|seed| [(seed, true), (seed, false)]) {
         let rows = [1, 2, 1_000][seed as usize % 3];
-        let mut t = TestNode::new(flow(options.clone())).seed(seed).turn_rows(rows);
+        let mut t = TestNode::new(flow(options.clone(), exchange)).seed(seed).turn_rows(rows);
         for (key, what, n) in orders {
             t.put("orders", json!({ "key": key, "what": what, "n": n }));
         }
@@ -191,7 +218,7 @@ fn a_failed_timer_is_consumed_and_changes_nothing() {
 
 #[test]
 fn the_policy_stop_fails_the_flow_at_the_record() {
-    let mut t = TestNode::new(flow(OnError::Stop)).turn_rows(1);
+    let mut t = TestNode::new(flow(OnError::Stop, true)).turn_rows(1);
     for (key, what) in [("a", "add"), ("a", "fail"), ("a", "add")] {
         t.put("orders", json!({ "key": key, "what": what, "n": 1 }));
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use millstream::{
     Target, Time,
-    connector::{Guarantee, Sink},
+    connector::{Code, Guarantee, Sink, murmur2_of},
     prelude::*,
     test::{Folder, conformance},
 };
@@ -168,4 +168,116 @@ fn a_flow_from_topic_to_topic_loses_nothing() {
     // Run again in the same directory, it has nothing to do.
     Node::embedded(&data).run(flow()).unwrap();
     assert_eq!(values(&*client, "out", 3).len(), 300);
+}
+
+/// Counts what its key gets, and tells others.
+#[derive(Default, Serialize, Deserialize)]
+struct Count(u64);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Said {
+    n: u64,
+    tell: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Counted {
+    user: String,
+    n: u64,
+    count: u64,
+}
+
+impl Process for Count {
+    type In = Said;
+    type Out = Counted;
+
+    fn handle(&mut self, said: Said, ctx: &mut Context<Self>) -> Result<()> {
+        self.0 += 1;
+        if let Some(other) = said.tell {
+            ctx.send::<Count>(other, &Said { n: said.n, tell: None })?;
+        }
+        ctx.emit(Counted { user: ctx.key().into_owned(), n: said.n, count: self.0 });
+        Ok(())
+    }
+}
+
+/// Appends records of keys to the partitions where Kafka's clients put them, or to another.
+fn say(client: &dyn Client, said: &[(&str, Said)], partition: Option<u32>) {
+    let mut records = Records::default();
+    for (user, said) in said {
+        let at = partition.unwrap_or_else(|| murmur2_of(user.as_bytes(), 5));
+        let value = serde_json::to_vec(said).unwrap();
+        let at = TopicPartition::new("in", at);
+        records.push(&at, Record::of(user.as_bytes(), Some(&value)));
+    }
+    client.append(records, Box::new(|done| assert!(done.is_ok(), "{done:?}")));
+}
+
+#[test]
+fn a_topic_that_is_partitioned_by_its_key_is_read_without_an_exchange() {
+    let cluster = Cluster::new();
+    let client = cluster.connect("test");
+    topic(&*client, "in", 5);
+    topic(&*client, "wider", 6);
+    topic(&*client, "out", 2);
+    let folder = Folder::new("keyed");
+    let data = folder.path().join("data");
+    let flow = |topic: &str| {
+        let source = KafkaSource::json(client.clone(), topic).unwrap().keyed("user").finite();
+        let sink = KafkaSink::json(client.clone(), "out").exactly_once("keyed");
+        Flow::new("keyed")
+            .source("said", source)
+            .filter("any", |said: &Said| said.n < 1000)
+            .key_by("user")
+            .process::<Count>("count", OnError::DeadLetter)
+            .sink("out", sink)
+    };
+    let users: Vec<String> = (0..40).map(|n| format!("user {n}")).collect();
+    let next = |n: usize| &users[(n + 1) % users.len()];
+    let said = |from: u64| -> Vec<(&str, Said)> {
+        let one = |n: usize| Said { n: from + n as u64, tell: Some(next(n).clone()) };
+        (0..users.len()).map(|n| (users[n].as_str(), one(n))).collect()
+    };
+    say(&*client, &said(0), None);
+    say(&*client, &said(1000), None); // filtered
+    let misplaced = (murmur2_of(b"user 0", 5) + 1) % 5;
+    say(&*client, &[("user 0", Said { n: 7, tell: None })], Some(misplaced));
+    say(&*client, &said(100), None);
+    Node::embedded(&data).run(flow("in")).unwrap();
+    Node::embedded(&data).run(flow("in")).unwrap(); // restores it
+    // With another number of partitions keys would live elsewhere.
+    let e = Node::embedded(&data).run(flow("wider")).unwrap_err();
+    assert_eq!(e.code(), Code::Conflict, "{e}");
+    let target = Target::find(None, Some(&data)).unwrap();
+    let tasks = target.status().unwrap();
+    let tasks: Vec<&str> = tasks.flows[0].stages.iter().map(|stage| &*stage.name).collect();
+    assert_eq!(tasks, ["count", "out"], "nothing between topic and process");
+    // Each got two records, and twice what the one before it was told.
+    let mut counts: Vec<Counted> =
+        values(&*client, "out", 2).iter().map(|v| serde_json::from_str(v).unwrap()).collect();
+    assert_eq!(counts.len(), 4 * users.len());
+    counts.sort_by(|a, b| (&a.user, a.count).cmp(&(&b.user, b.count)));
+    for (n, counted) in counts.iter().enumerate() {
+        assert_eq!(counted.count, n as u64 % 4 + 1, "{counted:?}");
+    }
+    for user in &users {
+        assert_eq!(target.process("count", user).unwrap().process["state"], 4);
+    }
+    assert!(target.process("count", "nobody").is_err());
+    let letters = target.dead(None, None, 10).unwrap();
+    let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+    let own = murmur2_of(b"user 0", 5);
+    assert_eq!(letter.error, format!("the key belongs into partition {own}"));
+    assert_eq!(
+        letter.file,
+        format!("topic in, partition {misplaced}, offset {}", letter_offset(&*client, misplaced))
+    );
+}
+
+/// The offset of the one record of a partition that is not where its key belongs.
+fn letter_offset(client: &dyn Client, partition: u32) -> u64 {
+    let piece = client.read(&TopicPartition::new("in", partition), Start::Earliest, usize::MAX);
+    let piece = piece.unwrap().unwrap();
+    let of = |record: &Record<'_>| murmur2_of(record.key.unwrap(), 5);
+    piece.iter().find(|(_, record)| of(record) != partition).unwrap().0
 }

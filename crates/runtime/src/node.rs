@@ -21,10 +21,10 @@ use std::{
 
 use millstream_core::{
     Batch, Code, Error, FrameHeader, FrameKind, Result, Time,
-    connector::{Guarantee, Source},
+    connector::Guarantee,
     engine::{Engine, StreamSpec, Ticket},
     frame::FrameEncoder,
-    key::{Slot as KeySlot, display},
+    key::display,
     mail,
     turn::StreamId,
 };
@@ -34,7 +34,7 @@ pub(crate) use self::watch::Seen;
 use crate::{
     connect::Connectors,
     queue::{Next, Queue, SlotId},
-    stage::{self, Front, Mailbox, Stage},
+    stage::{self, Mailbox, SourceFront, Stage},
     supervisor::{
         Exit, FlowSpec, Report, TaskPath, Throttle, Tree, What, report,
         tree::{Decision, Event},
@@ -257,10 +257,8 @@ impl Node {
         let gate = self.gate(streams.clone(), paused.clone());
         let mut spec = FlowSpec::new(&name);
         let mut slots = Vec::new();
-        let source = |stage: &Stage| match &stage.front {
-            Front::Source(front) => Some((stage.name.clone(), front.source.clone())),
-            Front::Streams(_) => None,
-        };
+        let source =
+            |stage: &Stage| stage.front.source().map(|front| (stage.name.clone(), front.clone()));
         let sources = Arc::new(stages.iter().filter_map(source).collect());
         // Consumers before producers, so that sources start last.
         for stage in stages.into_iter().rev() {
@@ -282,9 +280,9 @@ impl Node {
         stage: Arc<Stage>,
         partition: u32,
         gate: &Arc<dyn Fn() -> bool + Send + Sync>,
-        sources: &Arc<BTreeMap<String, Arc<dyn Source>>>,
+        sources: &Arc<BTreeMap<String, SourceFront>>,
     ) -> SlotId {
-        let ends = matches!(stage.front, Front::Source(_)) || stage.sink.is_some();
+        let ends = stage.front.source().is_some() || stage.sink.is_some();
         let id = self.queue.add(flow, ends);
         let queue = self.queue.clone();
         let around = Surroundings {
@@ -640,7 +638,7 @@ impl Node {
 
     /// The committed state of a process, without waiting for its task.
     pub fn look(&self, kind: &KindInfo, key: &[u8]) -> Looked {
-        let task = KeySlot::of(key).partition(kind.mailbox.partitions);
+        let task = kind.mailbox.partition_of(key);
         let path = TaskPath::new(&kind.flow, &kind.name, task);
         let Some((_, slot)) = self.slot(&path) else { return Looked::Missing };
         let tenant = lock(&slot.current).clone();
@@ -653,13 +651,13 @@ impl Node {
     /// # Errors
     /// If the engine does not take it.
     pub fn kill(&self, kind: &KindInfo, key: &[u8]) -> Result<Ticket> {
-        let partition = KeySlot::of(key).partition(kind.mailbox.partitions);
+        let partition = kind.mailbox.partition_of(key);
         self.engine.append(kind.mailbox.stream, partition, mail::kill(key)?)
     }
 
     /// Says on `$supervisor` that a person has ended a process.
     pub fn note_kill(&self, kind: &KindInfo, key: &[u8], now: Time) {
-        let task = KeySlot::of(key).partition(kind.mailbox.partitions);
+        let task = kind.mailbox.partition_of(key);
         let task = TaskPath::new(&kind.flow, &kind.name, task);
         let reason = format!("{}/{} was killed by request", kind.name, display(key));
         self.note(&task, What::Killed, "", &reason, 1, now);
@@ -709,10 +707,7 @@ impl Node {
 }
 
 fn inputs(stage: &Stage) -> Vec<StreamId> {
-    match &stage.front {
-        Front::Streams(fronts) => fronts.iter().map(|f| f.stream).collect(),
-        Front::Source(_) => Vec::new(),
-    }
+    stage.front.streams().iter().map(|front| front.stream).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use millstream_core::{
     connector::{Guarantee, Sink, Source},
     engine::Engine,
     operator::{Operator, Port},
+    partitioner::Partitioner,
     turn::StreamId,
 };
 
@@ -94,15 +95,35 @@ pub fn is_carried(sink: &dyn Sink, stream: &str, engine: &dyn Engine) -> Result<
 /// Where a stage's rows come from.
 #[derive(Clone)]
 pub enum Front {
-    /// A connector.
-    Source(SourceFront),
+    /// A connector, and the mailbox of the processes that it feeds without an exchange.
+    Source(SourceFront, Option<StreamFront>),
     /// Partitions of streams, one input per stream.
     Streams(Vec<StreamFront>),
+}
+
+impl Front {
+    /// The connector, if there is one.
+    pub fn source(&self) -> Option<&SourceFront> {
+        match self {
+            Front::Source(source, _) => Some(source),
+            Front::Streams(_) => None,
+        }
+    }
+
+    /// The streams.
+    pub fn streams(&self) -> &[StreamFront] {
+        match self {
+            Front::Source(_, mailbox) => mailbox.as_slice(),
+            Front::Streams(streams) => streams,
+        }
+    }
 }
 
 /// A connector in front of a stage.
 #[derive(Clone)]
 pub struct SourceFront {
+    /// The source's name in the flow; the stage may have that of its keyed step.
+    pub name: String,
     /// Describes and opens it.
     pub source: Arc<dyn Source>,
     /// Rows are decoded into this.
@@ -204,6 +225,15 @@ pub struct Mailbox {
     pub stream: StreamId,
     /// How many partitions it has.
     pub partitions: u32,
+    /// Which process lives in which.
+    pub partitioner: Partitioner,
+}
+
+impl Mailbox {
+    /// The partition of a process's key.
+    pub fn partition_of(&self, key: &[u8]) -> u32 {
+        self.partitioner.of(key, self.partitions)
+    }
 }
 
 /// Bounds of a turn.

@@ -29,8 +29,8 @@ use std::{
 
 use millstream_core::{
     Batch, Code, Error, Origin, Result, Status, Time, Turn,
-    connector::{Prepared, Source},
-    engine::{Engine, InputSpec, TaskSpec, Ticket, Waker},
+    connector::Prepared,
+    engine::{Engine, TaskSpec, Ticket, Waker},
     letter::Letter,
     mutant::{self, Mutant},
     operator::{Mode, Probe, TurnPlan},
@@ -51,7 +51,7 @@ use crate::{
     connect::Connectors,
     node::Looked,
     queue::SlotId,
-    stage::{Front, Limits, Stage},
+    stage::{Limits, SourceFront, Stage},
 };
 
 /// Turns that stay careful after one that had failures.
@@ -85,8 +85,8 @@ pub struct Surroundings {
     pub connectors: Arc<dyn Connectors>,
     /// Says whether sources may take in more.
     pub gate: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// The flow's sources, by name: they know what places in them are called.
-    pub sources: Arc<BTreeMap<String, Arc<dyn Source>>>,
+    /// The flow's sources, by the stage that reads them: they know what places in them are called.
+    pub sources: Arc<BTreeMap<String, SourceFront>>,
     /// The right to try an event alone.
     pub floor: Arc<Floor>,
     /// Its place on the node, by which it has that right.
@@ -172,11 +172,13 @@ impl Task {
     fn caution(&mut self, progress: &Progress) -> (Vec<Position>, Vec<u64>) {
         let Some(plan) = &self.suspect else { return (Vec::new(), Vec::new()) };
         let at: Vec<Position> = progress.inputs.iter().map(|i| i.position).collect();
+        // Where a source stands is not compared.
+        let streams_alone = self.stage.front.source().is_none();
         let reached = |to: &[Position]| at.iter().zip(to).all(|(at, to)| at >= to);
         match () {
             // Turns before it were handed in but never committed: they come first.
             _ if !reached(&plan.from) => (plan.from.clone(), Vec::new()),
-            _ if at == plan.from && (!at.is_empty() || progress.turn == plan.after) => {
+            _ if at == plan.from && (streams_alone || progress.turn == plan.after) => {
                 (plan.to.clone(), plan.without.clone())
             }
             // It was committed after all, or cut otherwise; if the call hangs again, it is found
@@ -246,14 +248,12 @@ impl Task {
     }
 
     fn open(&mut self) -> Result<Did> {
-        let inputs = match &self.stage.front {
-            Front::Streams(fronts) => Some(StreamInputs::new(fronts, self.partition)),
-            Front::Source(_) => None,
-        };
+        let front = &self.stage.front;
+        let streams = StreamInputs::new(front.streams(), self.partition);
         let spec = TaskSpec {
             name: self.name(),
             tasks: self.stage.partitions,
-            inputs: inputs.as_ref().map_or_else(Vec::<InputSpec>::new, StreamInputs::specs),
+            inputs: streams.specs(),
             waker: self.around.waker.clone(),
         };
         let Some(mut lease) = self.around.engine.open(&spec)? else {
@@ -265,32 +265,24 @@ impl Task {
         self.stats.opens += 1;
         let recovered = lease.recovered().clone();
         let progress = recovered.progress;
+        let (around, partition) = (&self.around, self.partition);
         let mut sink = None;
-        let input = match (&self.stage.front, inputs) {
-            (Front::Streams(fronts), Some(inputs)) => {
-                if let Some(target) = &self.stage.sink {
-                    let schema = fronts.first().map(|f| f.schema.clone()).ok_or_else(no_front)?;
-                    sink = Some(SinkOutput::open(
-                        target,
-                        self.partition,
-                        schema,
-                        &progress,
-                        &inputs,
-                        lease.as_mut(),
-                        self.around.waker.clone(),
-                    )?);
-                }
-                Input::Streams(inputs)
-            }
-            (Front::Source(front), _) => Input::Source(Box::new(SourceInput::open(
-                front,
-                self.partition,
-                &progress.note,
-                self.around.waker.clone(),
-                self.around.connectors.as_ref(),
-            )?)),
-            (Front::Streams(_), None) => return Err(no_front()),
-        };
+        if let Some(target) = &self.stage.sink {
+            sink = Some(SinkOutput::open(
+                target,
+                partition,
+                front.streams().first().map(|f| f.schema.clone()).ok_or_else(no_front)?,
+                &progress,
+                &streams,
+                lease.as_mut(),
+                around.waker.clone(),
+            )?);
+        }
+        let source = front.source().map(|front| {
+            let (note, waker) = (&progress.note, around.waker.clone());
+            SourceInput::open(front, partition, note, waker, around.connectors.as_ref())
+        });
+        let input = Input { streams, source: source.transpose()? };
         // What it begins with may be what ended the one before; unless there was none.
         let small = match progress.turn == 0 && recovered.opens == 1 {
             true => 0,
@@ -462,45 +454,42 @@ impl Task {
             full: false,
             durable: Vec::new(),
         };
-        match &mut live.input {
+        if live.more && live.progress.turn > 0 {
             // What was due before is fired before more is read, so that a turn stays bounded.
-            _ if live.more && live.progress.turn > 0 => {}
-            Input::Streams(inputs) => {
-                let lease = live.lease.as_mut();
-                let at = &live.progress.inputs;
-                let gathered = inputs.gather(lease, at, &limits, live.rotation, until)?;
-                live.rotation = live.rotation.wrapping_add(1);
-                let (watermark, status) = inputs.time(&gathered.progress);
-                intake.steps = gathered.steps;
-                intake.rows = gathered.rows;
-                intake.full = gathered.bytes >= limits.bytes_max / 2;
-                intake.next.inputs = gathered.progress;
-                intake.next.watermark = watermark.max(live.progress.watermark);
-                intake.status = status;
-            }
-            Input::Source(source) => {
-                live.held_back = match (self.around.gate)() {
-                    // A closed gate opens without a call: look again soon.
-                    false => Some(now + GATE_EVERY),
-                    true => source.gathers_until(now, limits.gather),
-                };
-                if live.held_back.is_some() {
-                    return Ok(intake);
-                }
-                let (task, name) = (live.lease.task(), &self.stage.name);
-                let turn = source.gather(task, name, (now, clock), &limits)?;
-                intake.rows = turn.rows;
-                intake.full = turn.bytes >= limits.bytes_max / 2;
-                intake.steps = turn.steps;
+            return Ok(intake);
+        }
+        let Input { streams, source } = &mut live.input;
+        let (lease, at) = (live.lease.as_mut(), &live.progress.inputs);
+        let gathered = streams.gather(lease, at, &limits, live.rotation, until)?;
+        live.rotation = live.rotation.wrapping_add(1);
+        let (mut watermark, mut status) = streams.time(&gathered.progress);
+        intake.steps = gathered.steps;
+        intake.rows = gathered.rows;
+        intake.full = gathered.bytes >= limits.bytes_max / 2 || intake.rows >= limits.rows_max;
+        intake.next.inputs = gathered.progress;
+        if let Some(source) = source {
+            // Messages move no time.
+            (watermark, status) = (live.progress.watermark, live.status);
+            live.held_back = match (self.around.gate)() {
+                // A closed gate opens without a call: look again soon.
+                false => Some(now + GATE_EVERY),
+                true => source.gathers_until(now, limits.gather),
+            };
+            if live.held_back.is_none() && !intake.full {
+                let limits = limits.at_most(limits.rows_max - intake.rows);
+                let turn = source.gather(live.lease.task(), (now, clock), &limits)?;
+                intake.rows += turn.rows;
+                intake.full |= turn.bytes >= limits.bytes_max / 2 || turn.rows >= limits.rows_max;
+                intake.steps.extend(turn.steps);
                 intake.letters = turn.letters;
                 intake.next.note = turn.note;
                 intake.next.counters.source.get_or_insert_default().add(&turn.counters);
-                intake.next.watermark = turn.watermark.max(live.progress.watermark);
-                intake.status = turn.status;
+                (watermark, status) = (turn.watermark, turn.status);
                 intake.durable = turn.durable;
             }
         }
-        intake.full |= intake.rows >= limits.rows_max;
+        intake.next.watermark = watermark.max(live.progress.watermark);
+        intake.status = status;
         Ok(intake)
     }
 
@@ -659,38 +648,40 @@ impl Task {
             letter.stage = self.stage.name.clone();
             letter
         };
-        let known = &self.around.sources;
-        let named = |mut letter: Letter| {
+        let named = |mut letter: Letter, front: Option<&SourceFront>| {
             if letter.file.is_empty()
-                && let Some(file) = known.get(&letter.source).and_then(|s| s.file())
+                && let Some(file) = front.and_then(|front| front.source.file())
             {
                 letter.file = file;
             }
             letter
         };
         // Few sources cause many letters.
-        let mut sources: BTreeMap<u32, (String, u32)> = BTreeMap::new();
+        let mut sources: BTreeMap<u32, (String, Option<&SourceFront>, u32)> = BTreeMap::new();
         let mut place = |mut letter: Letter| {
             let origin = Origin(letter.place);
             letter.place = origin.place();
-            if origin != Origin::NONE {
-                let (source, partition) = sources.entry(origin.source()).or_insert_with(|| {
-                    let task = self.around.engine.task_name(TaskId(origin.source()));
-                    let mut parts = task.as_deref().unwrap_or_default().rsplit('/');
-                    let partition = parts.next().and_then(|p| p.parse().ok()).unwrap_or_default();
-                    (parts.next().unwrap_or_default().to_string(), partition)
-                });
-                letter.source.clone_from(source);
-                let at = |s: &Arc<dyn Source>| s.place(*partition, letter.place);
-                if let Some(at) = known.get(source).and_then(at) {
-                    (letter.file, letter.place) = (at, 0);
-                }
+            if origin == Origin::NONE {
+                return letter;
             }
-            named(letter)
+            let (name, front, partition) = sources.entry(origin.source()).or_insert_with(|| {
+                let task = self.around.engine.task_name(TaskId(origin.source()));
+                let mut parts = task.as_deref().unwrap_or_default().rsplit('/');
+                let partition = parts.next().and_then(|p| p.parse().ok()).unwrap_or_default();
+                let stage = parts.next().unwrap_or_default();
+                let front = self.around.sources.get(stage);
+                (front.map_or(stage, |front| &front.name).to_string(), front, partition)
+            });
+            letter.source.clone_from(name);
+            if let Some(at) = front.and_then(|front| front.source.place(*partition, letter.place)) {
+                (letter.file, letter.place) = (at, 0);
+            }
+            named(letter, *front)
         };
+        let own = self.stage.front.source();
         let undecodable = undecodable
             .into_iter()
-            .map(|l| Letter { operator: self.stage.name.clone(), ..named(here(l)) });
+            .map(|l| Letter { operator: self.stage.name.clone(), ..named(here(l), own) });
         undecodable.chain(failed.into_iter().map(|l| place(here(l)))).collect()
     }
 }

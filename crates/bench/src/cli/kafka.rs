@@ -53,6 +53,10 @@ pub struct Failover {
     /// Minutes of load without a fault, in which no task may change hands.
     #[arg(long, default_value_t = 0)]
     pub quiet_minutes: u64,
+    /// The flow reads by the topic's own partitions, which are by key, without an exchange; each is
+    /// a task.
+    #[arg(long)]
+    pub keyed: bool,
 }
 
 /// Arguments of `cluster-torture`.
@@ -88,6 +92,10 @@ pub struct KafkaThroughput {
     /// Tasks of the keyed stage: two for each core.
     #[arg(long, default_value_t = 4)]
     pub tasks: u32,
+    /// The flow reads by the topic's own partitions, which are by key, without an exchange; each is
+    /// a task.
+    #[arg(long)]
+    pub keyed: bool,
 }
 
 /// Arguments of `kafka-latency`.
@@ -107,6 +115,10 @@ pub struct KafkaLatency {
     /// Tasks of the keyed stage: one for each core.
     #[arg(long, default_value_t = 2)]
     pub tasks: u32,
+    /// The flow reads by the topic's own partitions, which are by key, without an exchange; each is
+    /// a task.
+    #[arg(long)]
+    pub keyed: bool,
 }
 
 /// Arguments of `restore`.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_core::key::{Key, Slot};
+use millstream_core::{key::Key, partitioner::Partitioner};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -53,13 +53,14 @@ pub fn producer(servers: &str) -> Result<BaseProducer> {
 
 /// One that gathers for `ms` milliseconds. librdkafka spins through the last one of them, so a
 /// steady load that lingers for 5 ms costs half a core.
-fn lingering(servers: &str, ms: &str) -> Result<BaseProducer> {
+pub fn lingering(servers: &str, ms: &str) -> Result<BaseProducer> {
     Ok(ClientConfig::new()
         .set("bootstrap.servers", servers)
         .set("enable.idempotence", "true")
         .set("compression.type", "lz4")
         .set("linger.ms", ms)
         .set("delivery.report.only.error", "true")
+        .set("partitioner", "murmur2_random") // Kafka's own; librdkafka's would be another
         .create()?)
 }
 
@@ -96,8 +97,9 @@ pub fn key_of(n: u64, keys: u64) -> u64 {
 }
 
 /// Which task a key belongs to; used to know when every task has been heard of.
-pub fn task_of(key: &str, tasks: u32) -> u32 {
-    Slot::of(Key::text(key).bytes()).partition(tasks)
+pub fn task_of(key: &str, tasks: u32, keyed: bool) -> u32 {
+    let by = if keyed { Partitioner::Murmur2 } else { Partitioner::Slots };
+    by.of(Key::text(key).bytes(), tasks)
 }
 
 /// Writes events, first one of each key as fast as it goes, then at a steady pace; stops when it is

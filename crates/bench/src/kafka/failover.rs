@@ -43,11 +43,16 @@ pub fn run(args: &Failover) -> Result<ExitCode> {
     let brokers = brokers()?;
     let own: [_; NODES] = brokers.nodes();
     println!(
-        "load     {} keys, then {} events/s; {} + {PARTITIONS} tasks on {NODES} nodes",
+        "load     {} keys, then {} events/s; {} tasks of the keyed stage on {NODES} nodes",
         args.keys, args.events_per_s, args.tasks
     );
-    let Scene { mut nodes, members, judge, load, tasks } =
-        Scene::start(&brokers, &own, PARTITIONS, (args.keys, args.tasks), args.events_per_s)?;
+    let Scene { mut nodes, members, judge, load, tasks } = Scene::start(
+        &brokers,
+        &own,
+        PARTITIONS,
+        (args.keys, args.tasks, args.keyed),
+        args.events_per_s,
+    )?;
     let begun = Instant::now();
     wait_until("state of all keys", PATIENCE * 5, || judge.found().read >= args.keys)?;
     println!("state of {} keys after {:.1} s", args.keys, begun.elapsed().as_secs_f64());
@@ -85,7 +90,7 @@ pub fn run(args: &Failover) -> Result<ExitCode> {
         let all: Vec<f64> = firsts.iter().map(ms).collect();
         let last = quantile(&all, 1.0) / 1e3;
         seconds.push(last);
-        let seen = members.death(killed).map_or(f64::NAN, |at| ms(&at));
+        let seen = members.deaths(killed).first().map_or(f64::NAN, |death| ms(&death.0));
         nodes.start_again(victim)?;
         members.wait_balanced(NODES, tasks, PATIENCE)?;
         let tooks = members.tooks(before);
@@ -106,6 +111,9 @@ pub fn run(args: &Failover) -> Result<ExitCode> {
             output.1,
             killed.elapsed().as_secs_f64()
         );
+        for (at, name) in members.deaths(killed).iter().skip(1) {
+            println!("         {name} was declared dead, too, {:.0} ms after the kill", ms(at));
+        }
         for (all, one) in parts.iter_mut().zip([seen, fenced.1, output.1]) {
             all.push(one);
         }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::{
     brokers,
-    ends::{consumer, event, producer, send},
+    ends::{consumer, event, lingering, send},
     nodes::{Nodes, Part},
 };
 use crate::{
@@ -44,7 +44,7 @@ pub fn run(args: &KafkaLatency) -> Result<ExitCode> {
         let brokers = brokers()?;
         let servers = brokers.bootstrap();
         let (from, to) = super::nodes::topics(&brokers, args.partitions);
-        let part = Part::between(&from, &to, Some(args.tasks));
+        let part = Part { keyed: args.keyed, ..Part::between(&from, &to, Some(args.tasks)) };
         let _nodes = Nodes::past_the_proxy(servers.clone(), part)?;
         let warm = WARM_S * args.events_per_s;
         let events = warm + args.seconds * args.events_per_s;
@@ -87,7 +87,7 @@ fn measure(
     events: u64,
     per_s: u64,
 ) -> Result<Vec<f64>> {
-    let (reader, sender) = (consumer(servers, to, partitions)?, producer(servers)?);
+    let (reader, sender) = (consumer(servers, to, partitions)?, lingering(servers, "0")?);
     let begun = Instant::now() + Duration::from_millis(200);
     let due = |n: u64| begun + Duration::from_nanos((n - 1) * 1_000_000_000 / per_s);
     // Not one by one: what load and reader cost the brokers is not what is measured. The first of

@@ -11,9 +11,7 @@ use std::{
 };
 
 use millstream_core::Time;
-use millstream_kafka::cluster::{
-    Entry, Folded, NodeKey, Options, Record, State, TaskKey, Took, View,
-};
+use millstream_kafka::cluster::{Entry, Folded, Options, Record, State, TaskKey, Took, View};
 use rdkafka::Message;
 
 use super::{
@@ -36,7 +34,7 @@ struct Reading {
 #[derive(Default)]
 struct Heard {
     view: View,
-    deaths: Vec<(Instant, NodeKey)>,
+    deaths: Vec<(Instant, String)>,
     tooks: Vec<Took>,
     /// When tasks were claimed.
     claims: Vec<Instant>,
@@ -68,9 +66,10 @@ impl Members {
         (heard.deaths.len(), heard.tooks.len(), heard.moves)
     }
 
-    /// The first death after `since`.
-    pub fn death(&self, since: Instant) -> Option<Instant> {
-        lock(&self.shared.heard).deaths.iter().map(|d| d.0).find(|at| *at > since)
+    /// The deaths after `since`: when, and of whom.
+    pub fn deaths(&self, since: Instant) -> Vec<(Instant, String)> {
+        let heard = lock(&self.shared.heard);
+        heard.deaths.iter().filter(|death| death.0 > since).cloned().collect()
     }
 
     /// The takeovers since the first `before`.
@@ -110,7 +109,10 @@ impl Heard {
         let owners = |view: &View| mentioned.iter().map(|t| view.owner(*t)).collect::<Vec<_>>();
         let before = owners(&self.view);
         match self.view.fold(offset, record, now) {
-            Folded::Died(node) => self.deaths.push((Instant::now(), node)),
+            Folded::Died(node) => {
+                let name = self.view.node(node).map(|n| n.name.to_string()).unwrap_or_default();
+                self.deaths.push((Instant::now(), name));
+            }
             Folded::Took => {
                 if let millstream_kafka::cluster::Body::Took(took) = &record.body {
                     self.tooks.push(*took);

@@ -31,6 +31,8 @@ pub struct Part {
     pub to: String,
     /// `None`: the product's own number.
     pub tasks: Option<u32>,
+    /// Read by the topic's own partitions, without an exchange.
+    pub keyed: bool,
     /// How long the handler waits with each event, in ms.
     pub wait_ms: u64,
 }
@@ -38,8 +40,8 @@ pub struct Part {
 impl Part {
     /// What all nodes share; [`Nodes`] adds who each is and how it reaches the brokers.
     pub fn between(from: &str, to: &str, tasks: Option<u32>) -> Part {
-        let (servers, name, wait_ms) = Default::default();
-        Part { servers, name, from: from.into(), to: to.into(), tasks, wait_ms }
+        let (servers, name, keyed, wait_ms) = Default::default();
+        Part { servers, name, from: from.into(), to: to.into(), tasks, keyed, wait_ms }
     }
 }
 
@@ -97,8 +99,9 @@ pub fn part(part: &Part) -> report::Result<()> {
     if let Some(tasks) = part.tasks {
         flow = flow.partitions(tasks);
     }
+    let events = KafkaSource::json(client.clone(), &part.from)?;
     let flow = flow
-        .source("events", KafkaSource::json(client.clone(), &part.from)?)
+        .source("events", if part.keyed { events.keyed("key") } else { events })
         .key_by("key")
         .process::<Counter>("counter", OnError::DeadLetter)
         .sink("out", KafkaSink::json(client, &part.to).key(["key"]).exactly_once(APP));

@@ -39,8 +39,9 @@ pub fn run(args: &Restore) -> Result<ExitCode> {
     let part = Part::between(&from, &to, None);
     let mut nodes = Nodes::past_the_proxy(servers.clone(), part)?;
     let members = Members::start(&servers)?;
-    let judge =
-        Judge::start(&servers, (&to, PARTITIONS), (args.keys, TASKS), |key| task_of(key, TASKS))?;
+    let judge = Judge::start(&servers, (&to, PARTITIONS), (args.keys, TASKS), |key| {
+        task_of(key, TASKS, false)
+    })?;
     let sender = producer(&servers)?;
     let put = |range: std::ops::RangeInclusive<u64>| -> Result<()> {
         for n in range {

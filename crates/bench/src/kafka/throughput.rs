@@ -110,7 +110,7 @@ fn node(
     to: &str,
     reader: &BaseConsumer,
 ) -> Result<f64> {
-    let part = Part::between(from, to, Some(args.tasks));
+    let part = Part { keyed: args.keyed, ..Part::between(from, to, Some(args.tasks)) };
     let _nodes = Nodes::past_the_proxy(brokers.bootstrap(), part)?;
     let begun = Instant::now();
     count(reader, args.events)?;

@@ -30,8 +30,13 @@ pub fn run(args: &ClusterTorture) -> Result<ExitCode> {
     let mut report = Report::new("cluster-torture", args.common.seed, 1);
     let brokers = brokers()?;
     let own: [_; NODES] = brokers.nodes();
-    let Scene { mut nodes, members, judge, load, tasks } =
-        Scene::start(&brokers, &own, PARTITIONS, (args.keys, args.tasks), args.events_per_s)?;
+    let Scene { mut nodes, members, judge, load, tasks } = Scene::start(
+        &brokers,
+        &own,
+        PARTITIONS,
+        (args.keys, args.tasks, false),
+        args.events_per_s,
+    )?;
     members.wait_balanced(NODES, tasks, PATIENCE)?;
 
     let mut random = Rng::new(args.common.seed);

@@ -12,7 +12,7 @@ use axum::{
     response::Response,
 };
 use millstream_core::{
-    Code, Error, Key, Result, Slot,
+    Code, Error, Key, Result,
     engine::{ClusterView, Ticket},
     key::display,
 };
@@ -220,7 +220,7 @@ fn found(kind: &KindInfo, key: &Key) -> view::Found {
         flow: kind.flow.clone(),
         kind: kind.name.clone(),
         key: key.bytes().to_vec(),
-        partition: Slot::of(key.bytes()).partition(kind.mailbox.partitions),
+        partition: kind.mailbox.partition_of(key.bytes()),
     }
 }
 

@@ -6,9 +6,10 @@ use std::{
 };
 
 use millstream_core::{
-    Code, Error, Key, Result, Slot,
+    Code, Error, Key, Result,
     engine::Engine,
     key::display,
+    partitioner::Partitioner,
     turn::{TableId, TaskId},
 };
 use serde::{Deserialize, Serialize};
@@ -97,8 +98,12 @@ pub fn process_in_log(engine: &dyn Engine, kind: &str, key: &str) -> Result<(Fou
     for (flow, tasks) in tasks(engine, kind)? {
         // Tasks are numbered from 0 and all exist, or none has state.
         let partitions = tasks.last_key_value().map_or(1, |(last, _)| last + 1);
-        for candidate in Key::candidates(key) {
-            let partition = Slot::of(candidate.bytes()).partition(partitions);
+        let places = |key: Key| {
+            // The log does not say by which one the flow works.
+            let all = [Partitioner::Slots, Partitioner::Murmur2];
+            all.map(|by| by.of(key.bytes(), partitions)).map(|at| (key.clone(), at))
+        };
+        for (candidate, partition) in Key::candidates(key).into_iter().flat_map(places) {
             let Some(task) = tasks.get(&partition) else { continue };
             let mut found = None;
             engine.visit_state(*task, &mut |change| {

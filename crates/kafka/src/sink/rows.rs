@@ -11,11 +11,10 @@ use arrow_array::{
     },
 };
 use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
-use millstream_core::{Batch, Code, Error, Result, Time};
+use millstream_core::{Batch, Code, Error, Result, Time, partitioner::murmur2_of};
 use millstream_io::{CsvEncoder, JsonEncoder, TextColumn};
 
 use super::{Format, KafkaSink, encoding};
-use crate::murmur::partition_of;
 
 /// The header by which a record is known again.
 pub(super) const ID_HEADER: &str = "millstream-id";
@@ -156,7 +155,7 @@ impl Rows {
             }
             let partition = match (self.partition, key) {
                 (Some(column), _) => self.chosen(rows, column, row, turn.partitions)?,
-                (None, Some(key)) => partition_of(key, turn.partitions),
+                (None, Some(key)) => murmur2_of(key, turn.partitions),
                 (None, None) => (turn.number % u64::from(turn.partitions)) as u32,
             };
             let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(columns.len() + 1);

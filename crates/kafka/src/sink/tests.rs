@@ -4,15 +4,12 @@ use arrow_array::{
     ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
-use millstream_core::{Batch, Time, connector::Prepared};
+use millstream_core::{Batch, Time, connector::Prepared, partitioner::murmur2_of};
 
 use super::*;
-use crate::{
-    client::{
-        Start, TopicPartition, TopicSpec,
-        memory::{Cluster, Connection, Event, What},
-    },
-    murmur::partition_of,
+use crate::client::{
+    Start, TopicPartition, TopicSpec,
+    memory::{Cluster, Connection, Event, What},
 };
 
 fn cluster(partitions: u32) -> (Cluster, Arc<Connection>) {
@@ -101,7 +98,7 @@ fn a_row_is_a_record() {
     let found = seen(&*client, 3);
     let of = |value: &str| found.iter().find(|seen| seen.value.as_deref() == Some(value)).unwrap();
     let ann = of("{\"user\":\"ann\",\"n\":1}");
-    assert_eq!((ann.key.as_deref(), ann.partition), (Some("ann"), partition_of(b"ann", 3)));
+    assert_eq!((ann.key.as_deref(), ann.partition), (Some("ann"), murmur2_of(b"ann", 3)));
     assert_eq!(ann.time, Some(Time::from_ms(1_000)));
     let headers = |n: &str, id: &str| {
         vec![("number".to_string(), n.to_string()), ("millstream-id".to_string(), id.to_string())]
@@ -110,7 +107,7 @@ fn a_row_is_a_record() {
     let none = of("{\"user\":null,\"n\":2}");
     assert_eq!((none.key.as_deref(), none.partition), (None, 1), "the turn's partition");
     assert_eq!(none.headers, headers("2", "millstream-0-0-1-1"));
-    assert_eq!(of("{\"user\":\"bob\",\"n\":3}").partition, partition_of(b"bob", 3));
+    assert_eq!(of("{\"user\":\"bob\",\"n\":3}").partition, murmur2_of(b"bob", 3));
 }
 
 #[test]
@@ -174,7 +171,7 @@ fn what_is_prepared_becomes_records_again() {
     let records = encoding::records(&prepared.bytes).unwrap();
     assert_eq!(records.len(), 2);
     let (at, first) = records.iter().next().unwrap();
-    assert_eq!((&*at.topic, at.partition), ("out", partition_of(b"ann", 2)));
+    assert_eq!((&*at.topic, at.partition), ("out", murmur2_of(b"ann", 2)));
     assert_eq!((first.key, first.headers.len()), (Some(&b"ann"[..]), 2));
     // Whatever is cut or changed is an error or other records, and never a panic.
     for len in 0..prepared.bytes.len() {

@@ -17,6 +17,7 @@ use arrow_schema::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use millstream_core::{
     Code, Error, Result,
     connector::{Chunk, Undecodable},
+    partitioner::murmur2_of,
 };
 use millstream_io::{CsvDecoder, Decoded, JsonDecoder, OVERSIZE_RAW_BYTES, RAW_BYTES_MAX};
 
@@ -53,6 +54,8 @@ pub(super) struct Layout {
     /// Of each column of the schema.
     from: Vec<From>,
     value_bytes_max: usize,
+    /// The column of the key by which records are in partitions, and how many of these there are.
+    keyed: Option<(String, u32)>,
     spare: Mutex<Vec<Decoder>>,
 }
 
@@ -91,6 +94,7 @@ impl Layout {
             decoded: Arc::new(Schema::new(decoded)),
             from,
             value_bytes_max: source.value_bytes_max,
+            keyed: source.keyed.clone().map(|name| (name, source.partitions)),
             spare: Mutex::default(),
             schema,
         };
@@ -150,7 +154,7 @@ impl Layout {
             (n, undecodable(at, offset, &record, column, error, self.value_bytes_max))
         };
         for n in range {
-            match self.judge(&fetched.record(n).1) {
+            match self.judge(at.partition, &fetched.record(n).1) {
                 Verdict::Row => kept.push(n as u64),
                 Verdict::Skip => chunk.skipped += 1,
                 Verdict::Bad { column, error } => bad.push(aside(n, column, error)),
@@ -186,7 +190,7 @@ impl Layout {
     }
 
     /// Whether a record can be a row, as far as that can be told without decoding its value.
-    fn judge(&self, record: &Record<'_>) -> Verdict {
+    fn judge(&self, partition: u32, record: &Record<'_>) -> Verdict {
         if self.format != Format::Raw {
             match record.value {
                 None => return Verdict::Skip,
@@ -198,6 +202,13 @@ impl Layout {
                     return bad("", "the value is blank".into());
                 }
                 Some(_) => {}
+            }
+        }
+        if let Some((column, partitions)) = &self.keyed {
+            let Some(key) = record.key else { return bad(column, "the record has no key".into()) };
+            let own = murmur2_of(key, *partitions);
+            if own != partition {
+                return bad(column, format!("the key belongs into partition {own}"));
             }
         }
         for (field, from) in self.schema.fields().iter().zip(&self.from) {

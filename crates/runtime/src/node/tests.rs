@@ -17,7 +17,7 @@ use crate::{
     disk::sim::SimDisk,
     embedded::{self, EmbeddedEngine, Opened},
     sim::connectors::StepConnectors,
-    stage::{Limits, SourceFront},
+    stage::{Front, Limits, SourceFront},
 };
 
 /// Three rows, then nothing for ever.
@@ -102,7 +102,15 @@ impl Bench {
             flow: "f".into(),
             name: "s".into(),
             partitions: 1,
-            front: Front::Source(SourceFront { source: Arc::new(Rows), schema, event_time: None }),
+            front: Front::Source(
+                SourceFront {
+                    name: "rows".into(),
+                    source: Arc::new(Rows),
+                    schema,
+                    event_time: None,
+                },
+                None,
+            ),
             chain: Arc::new(move |_| vec![Box::new(Worker(work.clone(), known.clone()))]),
             edges: Vec::new(),
             carried: Vec::new(),

@@ -82,15 +82,18 @@ pub struct Setting<'a> {
 /// The operators of one task.
 pub struct Chain {
     operators: Vec<Box<dyn Operator>>,
+    /// Which one messages are for: the first that has processes.
+    addressee: usize,
     outputs: Vec<Outputs>,
     probe: Arc<Probe>,
 }
 
 impl Chain {
     /// Fuses operators.
-    pub fn new(operators: Vec<Box<dyn Operator>>, probe: Arc<Probe>) -> Chain {
+    pub fn new(mut operators: Vec<Box<dyn Operator>>, probe: Arc<Probe>) -> Chain {
         let outputs = operators.iter().map(|_| Outputs::default()).collect();
-        Chain { operators, outputs, probe }
+        let addressee = operators.iter_mut().position(|o| !o.tables().is_empty()).unwrap_or(0);
+        Chain { operators, addressee, outputs, probe }
     }
 
     /// The operators, to restore and inspect.
@@ -155,8 +158,9 @@ impl Chain {
             match &step.piece {
                 Piece::Rows(batch) => self.feed(0, batch, &turn, produced)?,
                 Piece::Mail(mail) => {
-                    self.call(0, &turn, |o, scope| o.mail(mail, scope))?;
-                    self.drain(0, &turn, produced)?;
+                    let at = self.addressee;
+                    self.call(at, &turn, |o, scope| o.mail(mail, scope))?;
+                    self.drain(at, &turn, produced)?;
                 }
             }
         }

@@ -228,7 +228,7 @@ impl Exchange {
         for (n, (target, mut message)) in mail.into_iter().enumerate() {
             message.id = stamp.turn << 24 | n as u64;
             *turn.progress.counters.sent.entry(self.mailboxes[target].stream).or_default() += 1;
-            let partition = Slot::of(&message.key).partition(self.mailboxes[target].partitions);
+            let partition = self.mailboxes[target].partition_of(&message.key);
             boxes.entry((target, partition)).or_default().push(message);
         }
         for ((target, partition), mail) in boxes {

@@ -74,9 +74,9 @@ pub struct Live {
 }
 
 /// What it reads.
-pub enum Input {
-    Streams(StreamInputs),
-    Source(Box<SourceInput>),
+pub struct Input {
+    pub streams: StreamInputs,
+    pub source: Option<SourceInput>,
 }
 
 /// What a source wants to be called when its turn is durable.
@@ -181,10 +181,7 @@ impl Live {
         if self.status == Status::Ended && settled && owed.is_none() && wake_at.is_none() {
             return Did::Ended;
         }
-        let idle_at = match &self.input {
-            Input::Source(source) => source.idle_at(),
-            Input::Streams(_) => None,
-        };
+        let idle_at = self.input.source.as_ref().and_then(SourceInput::idle_at);
         let all = [owed, wake_at, idle_at, self.held_back];
         let until = all.into_iter().flatten().min();
         Did::Idle { until }

@@ -123,7 +123,6 @@ impl SourceInput {
     pub fn gather(
         &mut self,
         task: TaskId,
-        name: &str,
         (now, clock): (Time, Time),
         limits: &Limits,
     ) -> Result<SourceTurn> {
@@ -158,7 +157,7 @@ impl SourceInput {
             let room = room.min(((limits.bytes_max - turn.bytes) / bytes).max(1));
             let chunk = self.first(chunk, room);
             turn.bytes += bytes * chunk.rows.num_rows();
-            self.take(chunk, task, name, clock, &mut turn)?;
+            self.take(chunk, task, clock, &mut turn)?;
         }
         turn.watermark = self.watermark();
         turn.status = self.status_at(now);
@@ -243,7 +242,6 @@ impl SourceInput {
         &mut self,
         chunk: Chunk,
         task: TaskId,
-        name: &str,
         clock: Time,
         turn: &mut SourceTurn,
     ) -> Result<()> {
@@ -253,10 +251,11 @@ impl SourceInput {
             undecodable: chunk.undecodable.len() as u64,
             skipped: chunk.skipped,
         };
+        let name = self.front.name.clone();
         let letter = |u: Undecodable| Letter {
             time: clock,
             trigger: Trigger::Undecodable,
-            source: name.to_string(),
+            source: name.clone(),
             place: u.place,
             bytes: u.bytes,
             column: u.column,
@@ -417,11 +416,10 @@ mod tests {
     fn a_turn_takes_in_a_few_bytes_only() {
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
         let source = Arc::new(Once { replays: true });
-        let front = SourceFront { source, schema, event_time: None };
+        let front = SourceFront { name: "s".into(), source, schema, event_time: None };
         let limits = Limits { bytes_max: 32, ..Limits::default() };
         let mut input = SourceInput::open(&front, 0, &[], Arc::new(|| {}), &Ten(10)).unwrap();
-        let mut rows =
-            || input.gather(TaskId(1), "s", (Time::MIN, Time::MIN), &limits).unwrap().rows;
+        let mut rows = || input.gather(TaskId(1), (Time::MIN, Time::MIN), &limits).unwrap().rows;
         assert_eq!([rows(), rows(), rows(), rows()], [4, 4, 2, 0]);
     }
 
@@ -429,18 +427,17 @@ mod tests {
     fn a_source_may_cut_its_chunks_differently_when_it_is_opened_again() {
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
         let source = Arc::new(Once { replays: true });
-        let front = SourceFront { source, schema, event_time: None };
+        let front = SourceFront { name: "s".into(), source, schema, event_time: None };
         let limits = |rows_max| Limits { rows_max, ..Limits::default() };
         let open = |note: &[u8], chunk| {
             SourceInput::open(&front, 0, note, Arc::new(|| {}), &Ten(chunk)).unwrap()
         };
-        let first =
-            open(&[], 10).gather(TaskId(1), "s", (Time::MIN, Time::MIN), &limits(7)).unwrap();
+        let first = open(&[], 10).gather(TaskId(1), (Time::MIN, Time::MIN), &limits(7)).unwrap();
         assert_eq!(first.rows, 7);
         let mut again = open(&first.note, 3);
         let mut places = Vec::new();
         loop {
-            let turn = again.gather(TaskId(1), "s", (Time::MIN, Time::MIN), &limits(2)).unwrap();
+            let turn = again.gather(TaskId(1), (Time::MIN, Time::MIN), &limits(2)).unwrap();
             for step in &turn.steps {
                 let Piece::Rows(rows) = &step.piece else { continue };
                 places.extend((0..rows.len()).map(|row| rows.origin(row).place()));
@@ -457,10 +454,11 @@ mod tests {
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
         for (replays, rows) in [(true, 3), (false, 10)] {
             let source = Arc::new(Once { replays });
-            let front = SourceFront { source, schema: schema.clone(), event_time: None };
+            let front =
+                SourceFront { name: "s".into(), source, schema: schema.clone(), event_time: None };
             let limits = Limits { rows_max: 3, ..Limits::default() };
             let mut input = SourceInput::open(&front, 0, &[], Arc::new(|| {}), &Ten(10)).unwrap();
-            let turn = input.gather(TaskId(1), "s", (Time::MIN, Time::MIN), &limits).unwrap();
+            let turn = input.gather(TaskId(1), (Time::MIN, Time::MIN), &limits).unwrap();
             assert_eq!(turn.rows, rows);
             let note: Note = rmp_serde::from_slice(&turn.note).unwrap();
             assert_eq!(note.position.is_empty(), replays, "only a whole chunk moves the position");

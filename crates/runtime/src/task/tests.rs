@@ -25,7 +25,7 @@ use crate::{
     connect::{SourceJob, WriteJob},
     disk::SimDisk,
     embedded::{EmbeddedEngine, Opened, Options, Progress as Stepped},
-    stage::SourceFront,
+    stage::{Front, SourceFront},
 };
 
 const NOW: Time = Time::from_ms(0);
@@ -243,11 +243,15 @@ impl Bench {
             flow: "f".into(),
             name: "s".into(),
             partitions: 1,
-            front: Front::Source(SourceFront {
-                source: Arc::new(OneRow),
-                schema,
-                event_time: None,
-            }),
+            front: Front::Source(
+                SourceFront {
+                    name: "rows".into(),
+                    source: Arc::new(OneRow),
+                    schema,
+                    event_time: None,
+                },
+                None,
+            ),
             chain: Arc::new(move |_| vec![Box::new(Calls(count.clone()))]),
             edges: Vec::new(),
             carried: Vec::new(),

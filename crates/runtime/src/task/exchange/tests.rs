@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use arrow_array::StringArray;
 use arrow_schema::{DataType, Field, Schema};
-use millstream_core::{Frame, ledger::Sent, mail::MailKind, turn::StreamId};
+use millstream_core::{
+    Frame, ledger::Sent, mail::MailKind, partitioner::Partitioner, turn::StreamId,
+};
 
 use super::*;
 use crate::stage::{Front, Limits};
@@ -24,7 +26,11 @@ fn exchange(edges: Vec<Edge>) -> Exchange {
         chain: Arc::new(|_| Vec::new()),
         edges,
         carried: Vec::new(),
-        mailboxes: vec![Mailbox { stream: StreamId(2), partitions: 1 }],
+        mailboxes: vec![Mailbox {
+            stream: StreamId(2),
+            partitions: 1,
+            partitioner: Partitioner::Slots,
+        }],
         sink: None,
         dead: StreamId(3),
         limits: Limits::default(),
