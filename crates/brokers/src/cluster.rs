@@ -22,7 +22,7 @@ use std::{
 };
 
 use crate::{
-    Committed, DEADLINE, Error, Links, Proxy,
+    Committed, DEADLINE, Error, Links, Proxy, Right,
     broker::{Recipe, Running},
     committed::Judge,
     ports::Ports,
@@ -38,6 +38,8 @@ const CERTIFICATE: &str = "certificate.pem";
 /// The name of their key, and the password that `scripts/kafka/broker` knows.
 const KEYS: &str = "keys.p12";
 const PASSWORD: &str = "millstream";
+/// The name of a test's own properties; `scripts/kafka/broker` knows it.
+const PROPERTIES: &str = "properties";
 /// How long the internal topics may take to come to be.
 const WARM_MAX: Duration = Duration::from_secs(60);
 
@@ -81,6 +83,14 @@ impl Brokers {
         Brokers::start_in(|_| Ok(()))
     }
 
+    /// As [`Brokers::start`], with `properties` of Kafka's beside ours, or in their place.
+    ///
+    /// # Errors
+    /// As [`Brokers::start`].
+    pub fn start_with(properties: &[(&str, &str)]) -> Result<Brokers, Error> {
+        Brokers::start_in(|dir| add(dir, properties))
+    }
+
     /// As [`Brokers::start`]; they also take clients that come over TLS ([`Brokers::certificate`])
     /// as alice, with the password alice-secret, by PLAIN or SCRAM, or with a token of the scope
     /// kafka: [`Brokers::secured`].
@@ -91,7 +101,21 @@ impl Brokers {
         Brokers::start_in(make_keys)
     }
 
-    fn start_in(prepare: fn(&Path) -> Result<(), Error>) -> Result<Brokers, Error> {
+    /// As [`Brokers::start_secured`]; alice has no right but those of [`Brokers::allow`]. Who comes
+    /// another way has them all.
+    ///
+    /// # Errors
+    /// As [`Brokers::start`].
+    pub fn start_guarded() -> Result<Brokers, Error> {
+        let authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer";
+        let all = [("authorizer.class.name", authorizer), ("super.users", "User:ANONYMOUS")];
+        Brokers::start_in(|dir| {
+            add(dir, &all)?;
+            make_keys(dir)
+        })
+    }
+
+    fn start_in(prepare: impl Fn(&Path) -> Result<(), Error>) -> Result<Brokers, Error> {
         fetch()?;
         let ports = Ports::claim()?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -269,6 +293,60 @@ impl Brokers {
         asked.unwrap_or_else(|why| panic!("asking who leads {topic} {partition}: {why}"))
     }
 
+    /// Gives alice a right, of brokers that were started guarded; they heed it soon.
+    ///
+    /// # Panics
+    /// As [`Brokers::topic`].
+    pub fn allow(&self, right: &Right<'_>) {
+        self.ask_first(&format!("allowing {right:?}"), |to| wire::allow(to, right));
+    }
+
+    /// Takes a right from alice; the brokers heed it soon.
+    ///
+    /// # Panics
+    /// As [`Brokers::topic`].
+    pub fn forbid(&self, right: &Right<'_>) {
+        self.ask_first(&format!("forbidding {right:?}"), |to| wire::forbid(to, right));
+    }
+
+    /// How many bytes a second clients may write at each broker; `None` for as many as they like.
+    ///
+    /// # Panics
+    /// As [`Brokers::topic`].
+    pub fn throttle(&self, written: Option<u32>) {
+        self.ask_first("throttling", |to| wire::throttle(to, written));
+    }
+
+    /// Takes over a transactional id again and again, until its producer's epoch is `epoch` or
+    /// a later one; which it is.
+    ///
+    /// # Panics
+    /// As [`Brokers::topic`], and if one producer has no such epoch.
+    pub fn wear(&self, id: &str, epoch: i16) -> i16 {
+        let coordinator = retry(DEADLINE, || {
+            let found = wire::coordinator(self.address(1), id).map_err(|e| e.to_string())?;
+            found.ok_or_else(|| "there is none".to_string())
+        });
+        let coordinator = coordinator.unwrap_or_else(|why| panic!("who coordinates {id}: {why}"));
+        let worn = wire::wear(self.address(coordinator), id, epoch);
+        worn.unwrap_or_else(|why| panic!("taking over {id}: {why}"))
+    }
+
+    /// How many producers a partition's leader knows.
+    ///
+    /// # Panics
+    /// As [`Brokers::topic`].
+    pub fn producers(&self, topic: &str, partition: u32) -> usize {
+        let leader = self.address(self.leader(topic, partition));
+        let asked = wire::producers(leader, topic, partition);
+        asked.unwrap_or_else(|why| panic!("asking who writes to {topic} {partition}: {why}"))
+    }
+
+    fn ask_first(&self, what: &str, ask: impl Fn(SocketAddr) -> io::Result<Result<(), String>>) {
+        let done = retry(DEADLINE, || ask(self.address(1)).map_err(|e| e.to_string()).flatten());
+        done.unwrap_or_else(|why| panic!("{what}: {why}"));
+    }
+
     /// What is committed in `topic`, by partition and offset, as Kafka's own client reads it past
     /// the proxy: up to where the first transaction that is still open begins.
     ///
@@ -353,6 +431,12 @@ fn fetch() -> Result<(), Error> {
         Some(3) => Err(Error::Absent(said)),
         _ => Err(Error::Failed(format!("fetching Kafka: {said}"))),
     }
+}
+
+/// Adds properties to those of all brokers.
+fn add(dir: &Path, properties: &[(&str, &str)]) -> Result<(), Error> {
+    let lines = properties.iter().map(|(name, value)| format!("{name}={value}\n"));
+    Ok(fs::write(dir.join(PROPERTIES), lines.collect::<String>())?)
 }
 
 /// Makes a key for all brokers, and the certificate that goes with it, by the JDK's own tool.

@@ -42,6 +42,7 @@ pub use self::{
     cluster::{Brokers, NODES, Node},
     committed::Committed,
     proxy::{Api, Held, Links, Proxy},
+    wire::{Operation, Resource, Right},
 };
 
 /// How long a test should wait for what must happen soon.

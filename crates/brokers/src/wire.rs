@@ -1,7 +1,8 @@
-//! The little of Kafka's protocol that this crate speaks itself: frames, and three requests.
+//! The little of Kafka's protocol that this crate speaks itself: frames, and what tests need that
+//! no client library asks for.
 //!
-//! *Source:* Kafka's protocol guide; the versions used are the oldest ones without tagged fields
-//! that Kafka 4 knows.
+//! *Source:* Kafka's protocol guide; the versions used are the oldest ones that Kafka 4 knows, most
+//! of them without tagged fields.
 
 use std::{
     io::{self, Read, Write},
@@ -45,6 +46,173 @@ pub(crate) fn find_coordinator(to: SocketAddr, kind: u8, key: &str) -> io::Resul
     body.push(kind);
     let answer = ask(to, 10, 2, &body)?;
     answer.get(4..6).map(|e| i16::from_be_bytes([e[0], e[1]])).ok_or_else(cut_short)
+}
+
+/// What access control lists are about, by the beginning of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource<'a> {
+    /// Topics.
+    Topics(&'a str),
+    /// Consumer groups.
+    Groups(&'a str),
+    /// Transactional ids.
+    Ids(&'a str),
+}
+
+impl<'a> Resource<'a> {
+    fn parts(self) -> (u8, &'a str) {
+        match self {
+            Resource::Topics(name) => (2, name),
+            Resource::Groups(name) => (3, name),
+            Resource::Ids(name) => (5, name),
+        }
+    }
+}
+
+/// What may be done: Kafka's number of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation(pub u8);
+
+impl Operation {
+    /// `Read`.
+    pub const READ: Operation = Operation(3);
+    /// `Write`.
+    pub const WRITE: Operation = Operation(4);
+    /// `Create`.
+    pub const CREATE: Operation = Operation(5);
+    /// `Delete`.
+    pub const DELETE: Operation = Operation(6);
+    /// `Describe`.
+    pub const DESCRIBE: Operation = Operation(8);
+    /// `DescribeConfigs`.
+    pub const DESCRIBE_CONFIGS: Operation = Operation(10);
+}
+
+/// A right.
+pub type Right<'a> = (Resource<'a>, Operation);
+
+/// Whom rights are given to, and where he may come from.
+const ALICE: &str = "User:alice";
+const ANYWHERE: &str = "*";
+/// Kafka's numbers: the name is the beginning of one, and what is said is that it is allowed.
+const PREFIXED: u8 = 4;
+const ALLOW: u8 = 3;
+
+/// Gives alice a right.
+pub(crate) fn allow(to: SocketAddr, right: &Right<'_>) -> io::Result<Result<(), String>> {
+    change_rights(to, 30, right)
+}
+
+/// Takes it from her.
+pub(crate) fn forbid(to: SocketAddr, right: &Right<'_>) -> io::Result<Result<(), String>> {
+    change_rights(to, 31, right)
+}
+
+/// The fields of a right and those of a filter that finds it alone are the same.
+fn change_rights(
+    to: SocketAddr,
+    api: i16,
+    (resource, operation): &Right<'_>,
+) -> io::Result<Result<(), String>> {
+    let (kind, name) = resource.parts();
+    let mut body = 1_i32.to_be_bytes().to_vec();
+    body.push(kind);
+    put_text(&mut body, name);
+    body.push(PREFIXED);
+    put_text(&mut body, ALICE);
+    put_text(&mut body, ANYWHERE);
+    body.extend([operation.0, ALLOW]);
+    refusal(&ask(to, api, 1, &body)?)
+}
+
+/// Bounds what all clients write at a broker, in bytes a second.
+pub(crate) fn throttle(to: SocketAddr, bytes: Option<u32>) -> io::Result<Result<(), String>> {
+    let one = 1_i32.to_be_bytes();
+    let mut body = one.to_vec();
+    body.extend(one);
+    put_text(&mut body, "client-id");
+    body.extend((-1_i16).to_be_bytes()); // whatever it is
+    body.extend(one);
+    put_text(&mut body, "producer_byte_rate");
+    body.extend(f64::from(bytes.unwrap_or_default()).to_be_bytes());
+    body.push(u8::from(bytes.is_none()));
+    body.push(0); // not only checked
+    refusal(&ask(to, 49, 0, &body)?)
+}
+
+/// What an answer says that has, behind the time throttled, results of which only the first one is
+/// of interest, and of that its error and words.
+fn refusal(answer: &[u8]) -> io::Result<Result<(), String>> {
+    let mut rest = Rest(answer);
+    rest.int()?;
+    rest.int()?;
+    let error = rest.short()?;
+    let words = String::from_utf8_lossy(rest.0.get(2..).unwrap_or_default());
+    Ok(if error == 0 { Ok(()) } else { Err(format!("error {error}: {words}")) })
+}
+
+/// The broker that coordinates a transactional id, if there is one.
+pub(crate) fn coordinator(to: SocketAddr, id: &str) -> io::Result<Option<u16>> {
+    let mut body = Vec::new();
+    put_text(&mut body, id);
+    body.push(TRANSACTION);
+    let answer = ask(to, 10, 2, &body)?;
+    let mut rest = Rest(&answer);
+    rest.int()?;
+    let error = rest.short()?;
+    rest.text()?;
+    let broker = rest.int()?;
+    Ok(u16::try_from(broker).ok().filter(|_| error == 0))
+}
+
+/// Takes over a transactional id at its coordinator, over one connection, until its producer has
+/// `epoch` or a later one; which it is.
+pub(crate) fn wear(to: SocketAddr, id: &str, epoch: i16) -> io::Result<i16> {
+    /// The one before is still being ended.
+    const TOO_EARLY: i16 = 51;
+    let mut stream = connect(to)?;
+    let mut body = Vec::new();
+    put_text(&mut body, id);
+    body.extend(10_000_i32.to_be_bytes()); // how long a transaction may be open, in milliseconds
+    loop {
+        let answer = ask_over(&mut stream, 22, 1, &body)?;
+        let mut rest = Rest(&answer);
+        rest.int()?;
+        match rest.short()? {
+            0 => {}
+            TOO_EARLY => continue,
+            error => return Err(io::Error::other(format!("error {error}"))),
+        }
+        rest.take(8)?; // the producer's id
+        let has = rest.short()?;
+        if has >= epoch {
+            return Ok(has);
+        }
+    }
+}
+
+/// How many producers the leader of a partition knows.
+pub(crate) fn producers(to: SocketAddr, topic: &str, partition: u32) -> io::Result<usize> {
+    // Here lengths are one more than they are, and all structures end with tags: none.
+    let short = |n: usize| u8::try_from(n + 1).expect("few");
+    let mut body = vec![0, short(1), short(topic.len())];
+    body.extend(topic.as_bytes());
+    body.push(short(1));
+    body.extend(partition.to_be_bytes());
+    body.extend([0, 0]);
+    let answer = ask(to, 61, 0, &body)?;
+    let mut rest = Rest(&answer);
+    rest.take(1)?; // tags
+    rest.int()?; // time throttled
+    rest.take(2 + topic.len() + 1)?; // one topic, its name; one partition
+    rest.int()?;
+    let error = rest.short()?;
+    if error != 0 {
+        return Err(io::Error::other(format!("error {error}")));
+    }
+    rest.take(1)?; // no words
+    let count = rest.take(1)?;
+    Ok(usize::from(count[0]).saturating_sub(1))
 }
 
 /// Makes a topic with a replica on each broker. Kafka's error code and words.
@@ -138,8 +306,18 @@ impl<'a> Rest<'a> {
 }
 
 fn ask(to: SocketAddr, api: i16, version: i16, body: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
+    ask_over(&mut connect(to)?, api, version, body)
+}
+
+fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A body without the header's tags, of an api that has them, begins with their number.
+fn ask_over(stream: &mut TcpStream, api: i16, version: i16, body: &[u8]) -> io::Result<Vec<u8>> {
     let mut request = Vec::new();
     request.extend(api.to_be_bytes());
     request.extend(version.to_be_bytes());
