@@ -12,6 +12,8 @@ mod answers;
 mod batches;
 #[path = "faults/broken.rs"]
 mod broken;
+#[path = "faults/ids.rs"]
+mod ids;
 #[path = "faults/links.rs"]
 mod links;
 #[path = "faults/oracle.rs"]
