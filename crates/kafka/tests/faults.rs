@@ -14,6 +14,8 @@ mod batches;
 mod broken;
 #[path = "faults/ids.rs"]
 mod ids;
+#[path = "faults/killed.rs"]
+mod killed;
 #[path = "faults/links.rs"]
 mod links;
 #[path = "faults/oracle.rs"]

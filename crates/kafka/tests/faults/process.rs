@@ -10,7 +10,7 @@ use std::{
 use millstream_brokers::{Brokers, or_skip};
 use millstream_core::engine::Settlement;
 
-use crate::oracle::{Owner, Scene, WITHIN, join};
+use crate::oracle::{Owner, Scene, WITHIN, join, task, try_open};
 
 const ROLE: &str = "MILLSTREAM_FAULTS_ROLE";
 /// Begins each line that is meant for the parent.
@@ -80,6 +80,7 @@ fn what_a_child_is() {
     let words: Vec<&str> = role.split(' ').collect();
     match words[..] {
         ["own", app, bootstrap] => own(app, bootstrap),
+        ["take", app, bootstrap] => take(app, bootstrap),
         ["take-over", app, bootstrap] => take_over(app, bootstrap),
         _ => panic!("what is {role}?"),
     }
@@ -95,6 +96,18 @@ fn own(app: &str, bootstrap: &str) {
             Settlement::Fenced => return say("fenced"),
             end => panic!("{end:?}"),
         }
+    }
+}
+
+/// Takes the task over and restores a part of its state; then it waits to be killed.
+fn take(app: &str, bootstrap: &str) {
+    let node = join(app, bootstrap);
+    let (spec, bell) = task("f/write/0", &[]);
+    let mut lease = try_open(&node.engine, &spec, &bell).unwrap();
+    assert!(!lease.restore(64, &mut |_| Ok(())).unwrap(), "there is more");
+    say("restoring");
+    loop {
+        std::thread::park();
     }
 }
 
