@@ -305,6 +305,50 @@ fn a_node_that_restarts_again_and_again_moves_only_what_it_had() {
     }
 }
 
+/// A program's clock never goes back while it runs, but it may begin anywhere: hours ahead or behind
+/// those of others, and with the next program it may be right.
+#[test]
+fn clocks_that_are_hours_off_matter_to_nobody() {
+    const HOURS: i64 = 5 * 3_600_000;
+    let clocks = [[HOURS, 0, -HOURS], [0, HOURS, HOURS], [-HOURS, -HOURS, HOURS]];
+    for (seed, ahead) in SEEDS.zip(clocks) {
+        let mut sim = Sim::new(seed, 3, 64);
+        for (node, ahead) in ahead.into_iter().enumerate() {
+            sim.hosts[node].ahead = ahead;
+            sim.start(node);
+        }
+        sim.settle();
+        assert_eq!((sim.opens.len(), sim.fencings.len(), sim.deaths()), (64, 0, 0));
+        for node in 0..3 {
+            // Each in turn is away for longer than others read back, and its clock is set right.
+            sim.crash(node);
+            sim.settle();
+            sim.run(40_000);
+            let (from, deaths) = (sim.now, sim.deaths());
+            sim.hosts[node].ahead = 0;
+            sim.start(node);
+            sim.settle();
+            assert_eq!(moved(&sim, from), sim.of(node), "what moved is what it got");
+            assert_eq!((sim.fencings.len(), sim.deaths()), (0, deaths));
+        }
+    }
+}
+
+/// While a program runs, its machine's clock steps forward: it takes that for a pause of its own.
+#[test]
+fn a_clock_that_steps_ahead_costs_nothing() {
+    for seed in SEEDS {
+        let mut sim = Sim::new(seed, 3, 64);
+        sim.settle();
+        let from = sim.now;
+        for node in 0..3 {
+            sim.hosts[node].ahead += 7_200_000;
+            sim.settle();
+        }
+        assert_eq!((moved(&sim, from).len(), sim.fencings.len(), sim.deaths()), (0, 0, 0));
+    }
+}
+
 #[test]
 fn nodes_that_disagree_for_ever_fence_each_other_seldom() {
     for seed in 1..3 {

@@ -252,16 +252,24 @@ pub(super) fn join(
     let shared = &engine.shared;
     super::topics::members(shared.client.as_ref(), &shared.names)?;
     let seed = shared.incarnation ^ crate::cluster::NodeKey::of(&shared.node).0;
+    let at = TopicPartition::new(shared.names.members(), 0);
     let member = Member::new(
         options.patience.clone(),
         &shared.node,
         &options.address,
-        options.now.ms().unsigned_abs(),
+        life(shared.client.range(&at)?.end, seed),
         seed,
     )?;
     let member = Arc::new(Mutex::new(member));
     let member = public.member.get_or_init(|| member).clone();
     Membership::new(engine.clone(), placed, public, member, options.now)
+}
+
+/// Numbers a life that begins when the members topic ends at `end`. A clock would not do: others
+/// would take a node for its own past whose clock was set back. Of two that begin with the same
+/// end chance decides which one stays.
+fn life(end: u64, seed: u64) -> u64 {
+    (end + 1) << 16 | seed & 0xffff
 }
 
 /// The error of a node whose name another one has.

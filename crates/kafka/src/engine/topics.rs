@@ -68,6 +68,9 @@ fn ensure(client: &dyn Client, name: &str, partitions: u32, settings: Settings) 
         ("compression.type", "producer".to_string()),
         ("max.message.bytes", RECORD_BYTES_MAX.to_string()),
         ("unclean.leader.election.enable", "false".to_string()),
+        // By the brokers' clocks: Kafka refuses records that are an hour ahead of these, and
+        // removes at once what is long past.
+        ("message.timestamp.type", "LogAppendTime".to_string()),
     ];
     let settings = settings.into_iter().chain(common).map(|(k, v)| (k.to_string(), v));
     let spec = TopicSpec { name: name.into(), partitions, settings: settings.collect() };

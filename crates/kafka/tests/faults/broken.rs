@@ -2,7 +2,7 @@
 
 use millstream_brokers::{Brokers, or_skip};
 
-use crate::oracle::{Owner, Scene, Steady};
+use crate::oracle::{HASTE, Owner, Scene, Steady};
 
 #[test]
 fn brokers_that_die_cost_time_and_no_turn() {
@@ -27,6 +27,32 @@ fn brokers_that_die_cost_time_and_no_turn() {
             scope.spawn(|| brokers.start_again(1));
             brokers.start_again(2);
         });
+        steady.goes_on(5, "with all brokers again");
+    });
+    scene.verdict(turns);
+}
+
+/// As they do whose disk answers nothing for a while.
+#[test]
+fn brokers_that_stand_still_cost_time_and_no_turn() {
+    let brokers = or_skip!(Brokers::start());
+    let scene = Scene::new(&brokers, "brokers-stand-still");
+    let node = scene.node_with(brokers.bootstrap(), &[HASTE]);
+    let mut owner = Owner::open(&node);
+    let turns = Steady::while_it_runs(&mut owner, |steady| {
+        for n in 1..=3 {
+            steady.goes_on(3, "before a broker stands still");
+            brokers.pause(n);
+            // Longer than others need to notice.
+            steady.a_while();
+            brokers.resume(n);
+            steady.goes_on(3, "with a broker that goes on");
+        }
+        brokers.pause(1);
+        brokers.pause(2);
+        steady.stands_still();
+        brokers.resume(1);
+        brokers.resume(2);
         steady.goes_on(5, "with all brokers again");
     });
     scene.verdict(turns);

@@ -201,3 +201,23 @@ fn a_topic_that_was_made_is_there_whichever_broker_is_asked() {
         assert!(client.topic(&name).unwrap().is_some(), "{name}");
     }
 }
+
+/// As those of a node look whose clock is hours ahead: the brokers refuse times that are not theirs.
+#[test]
+fn no_nodes_clock_is_in_what_the_brokers_keep() {
+    let brokers = or_skip!(Brokers::shared());
+    let scene = Scene::new(brokers, "clocks");
+    let node = scene.node(brokers.bootstrap());
+    let mut owner = Owner::open(&node);
+    owner.run(3);
+    let ours = ["registry", "progress", "stream.f.out", "state.f.write"];
+    for topic in ours.map(|name| format!("{}.{name}", scene.app)) {
+        let strict = ["before", "after"].map(|end| format!("message.timestamp.{end}.max.ms"));
+        let strict = strict.map(|name| (name, "0".to_string()));
+        node.client.set_topic(&topic, &strict).unwrap();
+    }
+    owner.run(3);
+    owner.reopen();
+    owner.run(1);
+    scene.verdict(7);
+}

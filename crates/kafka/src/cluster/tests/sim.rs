@@ -9,6 +9,8 @@ use crate::cluster::{Action, Body, Member, NodeKey, Options, Record, State, Task
 
 /// One step, in ms.
 const STEP: i64 = 5;
+/// How far back a program reads that starts; see engine/membership.rs.
+const BEFORE: i64 = 30_000;
 
 pub struct Host {
     pub name: String,
@@ -25,6 +27,8 @@ pub struct Host {
     /// Records that it reads in one step at most.
     pub read_max: usize,
     pub left: bool,
+    /// How far its clock is ahead, in ms.
+    pub ahead: i64,
     read: usize,
     appends: VecDeque<(i64, Vec<u8>)>,
     jobs: VecDeque<(i64, Job)>,
@@ -98,6 +102,7 @@ impl Sim {
             read_ms: 10,
             read_max: usize::MAX,
             left: false,
+            ahead: 0,
             read: 0,
             appends: VecDeque::new(),
             jobs: VecDeque::new(),
@@ -108,17 +113,24 @@ impl Sim {
         at
     }
 
-    /// Starts a node's program, which reads the log from its beginning.
+    /// A node's own clock.
+    fn clock(&self, at: usize) -> Time {
+        Time::from_ms(self.now + self.hosts[at].ahead)
+    }
+
+    /// Starts a node's program, which reads what is new in the log.
     pub fn start(&mut self, at: usize) {
         self.lives += 1;
         let seed = self.rng.next_u64();
         let name = self.hosts[at].name.clone();
-        let life = self.now as u64 + self.lives;
+        let log = &self.logs[self.hosts[at].log];
+        let life = (log.len() as u64 + 1) << 16 | self.lives;
+        let read = log.partition_point(|(then, _)| *then < self.now - BEFORE);
         let mut member = Member::new(self.options.clone(), &name, "host:1", life, seed).unwrap();
         let names: Vec<&str> = self.tasks.iter().map(String::as_str).collect();
         member.set_tasks(&names).unwrap();
         let host = &mut self.hosts[at];
-        (host.member, host.read, host.left) = (Some(member), 0, false);
+        (host.member, host.read, host.left) = (Some(member), read, false);
         host.paused_until = 0;
     }
 
@@ -267,7 +279,7 @@ impl Sim {
     }
 
     fn turn(&mut self, at: usize) {
-        let now = Time::from_ms(self.now);
+        let now = self.clock(at);
         let mut member = self.hosts[at].member.take().unwrap();
         let host = &mut self.hosts[at];
         let delay = self.rng.below(host.read_ms + 1) as i64;
@@ -286,7 +298,7 @@ impl Sim {
     }
 
     fn work(&mut self, at: usize, member: &mut Member) {
-        let now = Time::from_ms(self.now);
+        let now = self.clock(at);
         let host = &mut self.hosts[at];
         let (due, rest): (VecDeque<_>, _) =
             host.jobs.drain(..).partition(|(due, _)| *due <= self.now);
@@ -315,6 +327,7 @@ impl Sim {
     }
 
     fn commit(&mut self, at: usize, member: &mut Member) {
+        let now = self.clock(at);
         let host = &mut self.hosts[at];
         let fenced = host.open.iter().filter(|(task, epoch)| self.epochs[*task] != **epoch);
         let fenced: Vec<String> = fenced.map(|(task, _)| task.clone()).collect();
@@ -322,7 +335,7 @@ impl Sim {
             host.open.remove(&task);
             host.jobs.retain(|(_, job)| !matches!(job, Job::Release(t) if *t == task));
             self.fencings.push((self.now, task.clone(), host.name.clone()));
-            member.on_fenced(&task, Time::from_ms(self.now));
+            member.on_fenced(&task, now);
         }
     }
 
