@@ -15,7 +15,7 @@ use rdkafka::{
     bindings::rd_kafka_flush,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
-    message::{Header, OwnedHeaders},
+    message::{Header, Message, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
     types::RDKafkaRespErr,
 };
@@ -49,7 +49,8 @@ struct Watch {
     timeout: Duration,
     /// The end of a transaction may have been sent more than once.
     disturbed: Arc<AtomicBool>,
-    failed: Arc<Mutex<Option<KafkaError>>>,
+    /// And in writing to which topic, if that is known.
+    failed: Arc<Mutex<Option<(KafkaError, String)>>>,
 }
 
 impl Watch {
@@ -61,9 +62,9 @@ impl Watch {
         }
     }
 
-    /// The transaction lacks records.
-    fn lacks(&self, e: KafkaError) {
-        lock(&self.failed).get_or_insert(e);
+    /// The transaction lacks records of a topic.
+    fn lacks(&self, e: KafkaError, topic: &str) {
+        lock(&self.failed).get_or_insert_with(|| (e, topic.into()));
     }
 }
 
@@ -71,7 +72,8 @@ impl ClientContext for Watch {
     /// What librdkafka tells nobody but its debug log.
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         match facility {
-            // It sends the end of a transaction again when its connection is lost.
+            // It sends the end of a transaction again when its connection is lost. And if Kafka
+            // has forgotten the id it takes it over anew to abort, not knowing who had it since.
             "ENDTXN" => {
                 let answered = message.contains("EndTxn returned") && message.contains("NO_ERROR");
                 if !answered {
@@ -82,7 +84,13 @@ impl ClientContext for Watch {
             // are. A broker that had not heard of their topic has refused them; and then, knowing
             // nothing of this producer there, it has taken the others, gap or no gap.
             "IMPLICITACK" => {
-                self.lacks(KafkaError::MessageProduction(RDKafkaErrorCode::Inconsistent))
+                self.lacks(KafkaError::MessageProduction(RDKafkaErrorCode::Inconsistent), "")
+            }
+            // It drops all records then, and of those it says no more than that.
+            "ADDPARTS" if message.contains("Topic authorization failed") => {
+                let denied = RDKafkaErrorCode::TopicAuthorizationFailed;
+                let topic = message.split('"').nth(1).unwrap_or_default();
+                self.lacks(KafkaError::MessageProduction(denied), topic);
             }
             _ => {}
         }
@@ -97,8 +105,8 @@ impl ProducerContext for Watch {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((e, _)) = result {
-            self.lacks(e.clone());
+        if let Err((e, message)) = result {
+            self.lacks(e.clone(), message.topic());
         }
     }
 }
@@ -293,7 +301,7 @@ fn take_over(
         let Err(failed) = ready else { return Ok(Some(hand)) };
         match &failed {
             KafkaError::Transaction(e) if e.is_fatal() => {
-                return Err(ending(e.code(), &failed, id));
+                return Err(ending(e.code(), &failed, id, ""));
             }
             KafkaError::Transaction(e) if e.is_retriable() => {
                 if e.code() == RDKafkaErrorCode::ConcurrentTransactions && hasty {
@@ -307,13 +315,18 @@ fn take_over(
     Ok(None)
 }
 
-/// What a fatal error means.
-fn ending(code: RDKafkaErrorCode, failed: &KafkaError, id: &str) -> Outcome {
+/// What a fatal error means, of a writer of `id` and maybe of a topic.
+fn ending(code: RDKafkaErrorCode, failed: &KafkaError, id: &str, topic: &str) -> Outcome {
     use RDKafkaErrorCode as K;
     match code {
         K::Fenced | K::ProducerFenced | K::InvalidProducerEpoch => Outcome::Fenced,
-        _ => given_up(error(&format!("writing as {id}"), failed)),
+        _ => given_up(error(&writing(&format!("as {id}"), topic), failed)),
     }
+}
+
+fn writing(what: &str, topic: &str) -> String {
+    let to = if topic.is_empty() { "" } else { " to " };
+    format!("writing {what}{to}{topic}")
 }
 
 /// What became of an attempt before its commit was asked for.
@@ -326,11 +339,11 @@ enum Stop {
 fn commit(hand: &Hand, records: &Records) -> Outcome {
     let mut last = None;
     for _ in 0..TRIES {
-        let begun = hand.producer.begin_transaction().map_err(|e| stopped(hand, &e));
+        let begun = hand.producer.begin_transaction().map_err(|e| stopped(hand, &e, ""));
         let sent = begun.and_then(|()| send(hand, records));
         match sent {
             Ok(()) => return finish(hand),
-            Err(Stop::Again(error)) if error.code() == Code::Limit => {
+            Err(Stop::Again(error)) if matches!(error.code(), Code::Limit | Code::Permission) => {
                 return Outcome::Refused(error);
             }
             Err(Stop::Again(error)) => last = Some(error),
@@ -366,7 +379,7 @@ fn send(hand: &Hand, records: &Records) -> Result<(), Stop> {
             if e.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull)
                 || Instant::now() > deadline
             {
-                watch.lacks(e);
+                watch.lacks(e, &at.topic);
                 break 'all;
             }
             flush(producer, Duration::from_millis(10));
@@ -378,7 +391,7 @@ fn send(hand: &Hand, records: &Records) -> Result<(), Stop> {
         hear(producer);
         let now = Instant::now();
         if now > deadline {
-            watch.lacks(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
+            watch.lacks(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut), "");
         }
         if lock(&watch.failed).is_some() {
             patience = patience.min(now + SETTLE);
@@ -389,7 +402,7 @@ fn send(hand: &Hand, records: &Records) -> Result<(), Stop> {
     }
     hear(producer);
     match lock(&watch.failed).take() {
-        Some(e) => Err(stopped(hand, &e)),
+        Some((e, topic)) => Err(stopped(hand, &e, &topic)),
         None => Ok(()),
     }
 }
@@ -411,16 +424,16 @@ fn hear(producer: &Transactional) {
     }
 }
 
-/// Ends a transaction that cannot be committed.
-fn stopped(hand: &Hand, e: &KafkaError) -> Stop {
+/// Ends a transaction that cannot be committed, since something has failed with a topic.
+fn stopped(hand: &Hand, e: &KafkaError, topic: &str) -> Stop {
     let Hand { producer, watch } = hand;
     if let KafkaError::Transaction(inner) = e
         && inner.is_fatal()
     {
-        return Stop::End(ending(inner.code(), e, &watch.id));
+        return Stop::End(ending(inner.code(), e, &watch.id, topic));
     }
     if let Some((code, _)) = producer.client().fatal_error() {
-        return Stop::End(ending(code, &KafkaError::Global(code), &watch.id));
+        return Stop::End(ending(code, &KafkaError::Global(code), &watch.id, topic));
     }
     hear(producer);
     watch.disturbed.store(false, Ordering::Relaxed);
@@ -430,7 +443,7 @@ fn stopped(hand: &Hand, e: &KafkaError) -> Stop {
         hear(producer);
         match aborted {
             Ok(()) => {
-                let error = error("writing a turn", e);
+                let error = error(&writing("a turn", topic), e);
                 // An end that comes late would cut the next attempt in two.
                 return match watch.disturbed.load(Ordering::Relaxed) {
                     true => Stop::End(given_up(error)),
@@ -438,7 +451,7 @@ fn stopped(hand: &Hand, e: &KafkaError) -> Stop {
                 };
             }
             Err(KafkaError::Transaction(inner)) if inner.is_fatal() => {
-                return Stop::End(ending(inner.code(), e, &watch.id));
+                return Stop::End(ending(inner.code(), e, &watch.id, topic));
             }
             Err(_) if Instant::now() > deadline => return Stop::End(Outcome::Unknown),
             Err(KafkaError::Transaction(inner)) => watch.call_ended(inner.code()),
@@ -462,7 +475,7 @@ fn finish(hand: &Hand) -> Outcome {
         };
         match &failed {
             KafkaError::Transaction(e) if e.is_fatal() => {
-                return match ending(e.code(), &failed, &watch.id) {
+                return match ending(e.code(), &failed, &watch.id, "") {
                     Outcome::Fenced => Outcome::Fenced,
                     _ => Outcome::Unknown,
                 };
