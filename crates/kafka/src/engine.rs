@@ -11,7 +11,8 @@
 //!   in the log whether it was committed.
 //! - A task without work holds no transaction open.
 //!
-//! *Failure:* a lost lease costs its undecided turns, which are run again.
+//! *Failure:* a lost lease costs its undecided turns, which are run again. So does a right that
+//! Kafka denies; its task waits until it is given, and [`Engine::health`] says what is lacking.
 //! *Source:* KIP-98, KIP-360, KIP-447.
 
 mod codec;
@@ -183,6 +184,9 @@ impl KafkaEngine {
         spec: &TaskSpec,
         hold: Option<&Arc<Hold>>,
     ) -> Result<Option<Box<dyn Lease>>> {
+        if self.shared.is_denied(&spec.name, &spec.waker) {
+            return Ok(None);
+        }
         loop {
             let opening = lock(&self.openings).remove(&spec.name);
             let opening = match opening {
@@ -192,13 +196,18 @@ impl KafkaEngine {
                     Opening::begin(&self.shared, spec, task, state, hold.cloned())?
                 }
             };
-            match opening.advance(&spec.waker)? {
-                Some(Advanced::Open(lease)) => return Ok(Some(lease)),
-                Some(Advanced::Waits(opening)) => {
+            match opening.advance(&spec.waker) {
+                Ok(Some(Advanced::Open(lease))) => return Ok(Some(lease)),
+                Ok(Some(Advanced::Waits(opening))) => {
                     lock(&self.openings).insert(spec.name.clone(), opening);
                     return Ok(None);
                 }
-                None => {}
+                Ok(None) => {}
+                Err(error) if error.code() == Code::Permission => {
+                    self.shared.deny(&spec.name, error, &spec.waker, None);
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -276,6 +285,7 @@ impl Engine for KafkaEngine {
             Asked::Later => return Ok(None),
             Asked::Elsewhere => {
                 drop(lock(&self.openings).remove(&spec.name));
+                self.shared.allow(&spec.name);
                 return Ok(None);
             }
         };

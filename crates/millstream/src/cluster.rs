@@ -8,7 +8,7 @@ use millstream_core::{
 };
 use millstream_kafka::{
     Options as Kafka,
-    client::rd::RdClient,
+    client::rd::{Context, RdClient},
     engine::{self, KafkaEngine, MemberOptions, Options, Threads, clock},
 };
 
@@ -18,6 +18,7 @@ pub(crate) struct Cluster {
     options: Kafka,
     app: String,
     node: String,
+    context: Context,
 }
 
 impl Cluster {
@@ -29,7 +30,7 @@ impl Cluster {
                 .help("nodes of one application share its work; give it a name: --app fraud")
         })?;
         let node = node.map(str::to_string).unwrap_or_else(host_as_name);
-        Ok(Cluster { options, app: app.into(), node })
+        Ok(Cluster { options, app: app.into(), node, context: Context::default() })
     }
 
     /// Joins; others find this node at `address`.
@@ -53,9 +54,9 @@ impl Cluster {
         engine::take_over(from, rest, &options, self.client()?)
     }
 
-    /// A client of its Kafka.
+    /// A client of its Kafka. What goes wrong with it, the node says, too.
     pub fn client(&self) -> Result<Arc<RdClient>> {
-        RdClient::connect(self.options.properties()?, &self.app)
+        RdClient::connect_in(&self.context, self.options.properties()?, &self.app)
     }
 
     pub fn name(&self) -> String {

@@ -15,11 +15,15 @@ mod tokens;
 mod writer;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
     future::Future,
     ops::Range,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context as Polling, Poll, Wake},
     thread::Thread,
     time::Duration,
@@ -158,15 +162,33 @@ impl Properties {
     }
 }
 
-/// Hears what librdkafka has to say.
+/// Hears what librdkafka has to say. Clients of one cluster may have one in common: what one of
+/// them hears is trouble of all.
 #[derive(Clone, Default)]
-struct Context(Arc<Heard>);
+pub struct Context(Arc<Heard>);
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Context")
+    }
+}
 
 #[derive(Default)]
 struct Heard {
     trouble: Mutex<Option<Error>>,
     /// Why there is no token. It says more than what the brokers say about that.
     no_token: Mutex<Option<Error>>,
+    /// What is denied to this account with which topic, until it is not.
+    denied: Mutex<BTreeMap<(Doing, String), Error>>,
+    is_denied: AtomicBool,
+}
+
+/// What is done with topics outside of transactions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Doing {
+    Reading,
+    Appending,
+    Removing,
 }
 
 impl Context {
@@ -180,9 +202,24 @@ impl Context {
         *lock(&self.0.no_token) = why;
     }
 
+    /// Something was done with a topic, or was not.
+    fn heard(&self, doing: Doing, topic: &str, error: Option<&Error>) {
+        let denied = error.filter(|error| error.code() == Code::Permission);
+        if denied.is_none() && !self.0.is_denied.load(Ordering::Relaxed) {
+            return; // As always.
+        }
+        let mut all = lock(&self.0.denied);
+        match denied {
+            Some(error) => drop(all.insert((doing, topic.into()), error.clone())),
+            None => drop(all.remove(&(doing, topic.into()))),
+        }
+        self.0.is_denied.store(!all.is_empty(), Ordering::Relaxed);
+    }
+
     fn trouble(&self) -> Option<Error> {
         let no_token = lock(&self.0.no_token).clone();
-        no_token.or_else(|| lock(&self.0.trouble).clone())
+        let denied = || lock(&self.0.denied).values().next().cloned();
+        no_token.or_else(denied).or_else(|| lock(&self.0.trouble).clone())
     }
 
     /// Why no broker answers us, if that is for us to change.
@@ -215,7 +252,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn unreachable(reason: impl std::fmt::Display) -> Error {
+fn unreachable(reason: impl fmt::Display) -> Error {
     Error::new(Code::Unreachable, format!("kafka: {reason}"))
         .help("check that the brokers run, and the address behind `kafka://`")
 }
@@ -270,8 +307,20 @@ impl RdClient {
     ///
     /// # Errors
     /// If a property is none of librdkafka's, or a thread cannot be started.
-    pub fn connect(mut properties: Vec<(String, String)>, group: &str) -> Result<Arc<RdClient>> {
-        let context = Context::default();
+    pub fn connect(properties: Vec<(String, String)>, group: &str) -> Result<Arc<RdClient>> {
+        RdClient::connect_in(&Context::default(), properties, group)
+    }
+
+    /// As [`RdClient::connect`], in a context that other clients have, too.
+    ///
+    /// # Errors
+    /// As [`RdClient::connect`].
+    pub fn connect_in(
+        context: &Context,
+        mut properties: Vec<(String, String)>,
+        group: &str,
+    ) -> Result<Arc<RdClient>> {
+        let context = context.clone();
         let login = login(&properties);
         let tokens = Source::take(&mut properties)?;
         let tokens = tokens.map(|source| Tokens::start(source, context.clone())).transpose()?;
@@ -331,7 +380,14 @@ impl RdClient {
         let metadata =
             self.metadata(name).map_err(|e| self.error(&format!("asking for topic {name}"), &e))?;
         self.context.well();
-        let topic = metadata.topics().iter().find(|t| t.name() == name && t.error().is_none());
+        let topic = metadata.topics().iter().find(|t| t.name() == name);
+        if let Some(code) = topic.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from)
+            && code == RDKafkaErrorCode::TopicAuthorizationFailed
+        {
+            let what = format!("asking for topic {name}");
+            return Err(self.error(&what, &KafkaError::MetadataFetch(code)));
+        }
+        let topic = topic.filter(|topic| topic.error().is_none());
         Ok(topic.map(|topic| {
             let led = topic.partitions().iter().all(|p| p.leader() >= 0 && p.error().is_none());
             if led { topic.partitions().len() as u32 } else { 0 }
@@ -532,10 +588,14 @@ impl Client for RdClient {
     fn delete_before(&self, offsets: &[(TopicPartition, u64)]) -> Result<()> {
         let what = "removing old records";
         let deleted = wait(self.admin.delete_records(&list(offsets)?, &RdClient::admin_options()));
+        let mut failed = Ok(());
         for one in deleted.map_err(|e| self.error(what, &e))?.elements() {
-            one.error().map_err(|e| self.error(what, &e))?;
+            let topic = one.topic();
+            let removed = one.error().map_err(|e| self.error(&format!("{what} of {topic}"), &e));
+            self.context.heard(Doing::Removing, topic, removed.as_ref().err());
+            failed = failed.and(removed);
         }
-        Ok(())
+        failed
     }
 
     fn mirror(&self, group: &str, offsets: &[(TopicPartition, u64)]) -> Result<()> {

@@ -7,7 +7,7 @@ use std::{
 
 use millstream_core::{
     Code, Error, Frame, Result, Turn,
-    engine::{Lease, Recovered, Settlement, Ticket},
+    engine::{Lease, Recovered, Settlement, Ticket, Waker},
     turn::{Change, Position, StreamId, TaskId, changes},
 };
 
@@ -42,6 +42,7 @@ pub(super) struct KafkaLease {
     /// Every turn up to here is committed; at first, those of the leases before.
     pub committed: Ticket,
     pub name: String,
+    pub waker: Waker,
     /// What the placement wants of it.
     pub hold: Option<Arc<Hold>>,
     /// Whether its first turn is committed.
@@ -111,6 +112,7 @@ impl KafkaLease {
                 Outcome::Committed if self.end.is_none() => {
                     self.committed = front.ticket;
                     if let Some(turned) = front.turned {
+                        self.shared.allow(&self.name);
                         self.shared.turned(self.task, turned);
                         if !std::mem::replace(&mut self.has_output, true)
                             && let Some(placed) = &self.shared.placed
@@ -127,6 +129,10 @@ impl KafkaLease {
                         placed.fenced(&self.name);
                     }
                     Settlement::Fenced
+                }
+                Outcome::Refused(error) if error.code() == Code::Permission => {
+                    self.shared.deny(&self.name, error, &self.waker, Some(self.nonce));
+                    Settlement::Unknown
                 }
                 Outcome::Refused(error) => Settlement::Fatal(error),
             };

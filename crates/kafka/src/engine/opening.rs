@@ -29,6 +29,8 @@ pub(super) struct Opening {
     state: TopicPartition,
     inputs: Vec<InputSpec>,
     nonce: Nonce,
+    /// Openings here that came to nothing since Kafka denied something.
+    denied: Vec<Nonce>,
     name: String,
     hold: Option<Arc<Hold>>,
     writer: Box<dyn Writer>,
@@ -61,6 +63,7 @@ impl Opening {
                 Some(tail) => tail,
                 None => Tail::new(&shared.client, state.clone(), spec.waker.clone())?,
             },
+            denied: shared.denied_openings(&spec.name),
             name: spec.name.clone(),
             hold,
             shared: shared.clone(),
@@ -83,10 +86,16 @@ impl Opening {
                         let mut records = Records::default();
                         let node = self.shared.node.as_bytes();
                         records.push(&self.state, Record::of(&opened(&self.nonce), Some(node)));
+                        for nonce in &self.denied {
+                            records.push(&self.state, Record::of(&opened(nonce), None));
+                        }
                         self.writer.submit(records);
                         self.step = Step::Announcing;
                     }
-                    Some(Outcome::Committed) => self.step = Step::Reading,
+                    Some(Outcome::Committed) => {
+                        self.shared.forgotten(&self.name, &self.denied);
+                        self.step = Step::Reading;
+                    }
                     Some(Outcome::Fenced | Outcome::Unknown) => return Ok(None),
                     Some(Outcome::Refused(error)) => return Err(error),
                 },
@@ -106,7 +115,7 @@ impl Opening {
                         }
                     }
                     let inputs = std::mem::take(inputs);
-                    return Ok(Some(Advanced::Open(Box::new(self.lease(inputs)))));
+                    return Ok(Some(Advanced::Open(Box::new(self.lease(inputs, waker.clone())))));
                 }
             }
         }
@@ -139,7 +148,7 @@ impl Opening {
         self.inputs.iter().enumerate().map(input).collect()
     }
 
-    fn lease(self, inputs: Vec<Input>) -> KafkaLease {
+    fn lease(self, inputs: Vec<Input>, waker: Waker) -> KafkaLease {
         let turned = self.tail.turned().clone();
         let appended = turned.appended.iter();
         let appended = appended.map(|a| ((a.stream, a.partition), (a.rows, a.bytes))).collect();
@@ -158,6 +167,7 @@ impl Opening {
             opens: self.tail.opens().iter().copied().collect(),
             nonce: self.nonce,
             name: self.name,
+            waker,
             hold: self.hold,
             has_output: false,
             shared: self.shared,

@@ -3,7 +3,7 @@
 //! *Locks* are taken in the order of the fields, and none while Kafka is waited for.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +18,7 @@ use millstream_core::{
 };
 
 use super::{
-    codec::{Line, Turned, pack},
+    codec::{Line, Nonce, Turned, pack},
     names::{Names, split},
     outside::Outside,
     placed::Placed,
@@ -51,6 +51,16 @@ pub(super) struct Shared {
     pub telling: Arc<AtomicU64>,
     /// Why the upkeep cannot go on.
     pub trouble: Mutex<Option<Error>>,
+    denied: Mutex<BTreeMap<String, Denied>>,
+}
+
+/// What Kafka denies a task.
+struct Denied {
+    error: Error,
+    /// Called when it is time to try again; `None` while it is tried.
+    waker: Option<Waker>,
+    /// Openings that came to nothing for it: no sign of a crash.
+    openings: Vec<Nonce>,
 }
 
 /// Topics of state.
@@ -123,6 +133,7 @@ impl Shared {
             signal,
             telling: Arc::default(),
             trouble: Mutex::default(),
+            denied: Mutex::default(),
         })
     }
 
@@ -244,8 +255,51 @@ impl Shared {
         there
     }
 
-    /// What keeps Kafka from being reached, as people read it.
+    /// Kafka denies a task something, maybe when it was open. That is for people to mend, so it is
+    /// said until the task has committed a turn; and it is no failure of the task, which is opened
+    /// again and again.
+    pub fn deny(&self, task: &str, error: Error, waker: &Waker, opening: Option<Nonce>) {
+        let mut all = lock(&self.denied);
+        let openings = all.remove(task).map(|denied| denied.openings).unwrap_or_default();
+        let openings = openings.into_iter().chain(opening).collect();
+        let (error, waker) = (error.at(task), Some(waker.clone()));
+        all.insert(task.into(), Denied { error, waker, openings });
+    }
+
+    /// Openings of a task that were denied something, and that nobody has forgotten yet.
+    pub fn denied_openings(&self, task: &str) -> Vec<Nonce> {
+        lock(&self.denied).get(task).map(|denied| denied.openings.clone()).unwrap_or_default()
+    }
+
+    /// They are forgotten.
+    pub fn forgotten(&self, task: &str, openings: &[Nonce]) {
+        if let Some(denied) = lock(&self.denied).get_mut(task) {
+            denied.openings.retain(|opening| !openings.contains(opening));
+        }
+    }
+
+    /// It does not, or another node has the task.
+    pub fn allow(&self, task: &str) {
+        lock(&self.denied).remove(task);
+    }
+
+    /// Whether a task is to wait before it tries again.
+    pub fn is_denied(&self, task: &str, waker: &Waker) -> bool {
+        let mut denied = lock(&self.denied);
+        let waiting = denied.get_mut(task).and_then(|denied| denied.waker.as_mut());
+        waiting.map(|old| old.clone_from(waker)).is_some()
+    }
+
+    /// Lets those try again that are denied something.
+    pub fn try_again(&self) {
+        let wakers: Vec<Waker> =
+            lock(&self.denied).values_mut().filter_map(|denied| denied.waker.take()).collect();
+        wakers.into_iter().for_each(|waker| waker());
+    }
+
+    /// What keeps this node from its work, as people read it.
     pub fn trouble(&self) -> Option<Error> {
-        self.client.trouble().or_else(|| lock(&self.trouble).clone())
+        let denied = lock(&self.denied).values().next().map(|denied| denied.error.clone());
+        denied.or_else(|| self.client.trouble()).or_else(|| lock(&self.trouble).clone())
     }
 }

@@ -34,6 +34,8 @@ use crate::client::{Reader, Record, Records, TopicPartition};
 pub const TELL_EVERY: Duration = Duration::from_millis(500);
 /// How often what was read is removed.
 pub const TRIM_EVERY: Duration = Duration::from_secs(1);
+/// How often a task that Kafka denies something tries again.
+pub const TRY_EVERY: Duration = Duration::from_secs(1);
 /// How long the thread waits when nothing is asked of it.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -45,12 +47,13 @@ pub struct Upkeep {
     /// The first offset of the progress topic that was not read.
     next: u64,
     told: Duration,
+    tried: Duration,
 }
 
 impl Upkeep {
     pub(super) fn new(engine: KafkaEngine, progress: Box<dyn Reader>) -> Upkeep {
         let at = TopicPartition::new(engine.shared.names.progress(), 0);
-        Upkeep { engine, at, progress, next: 0, told: Duration::ZERO }
+        Upkeep { engine, at, progress, next: 0, told: Duration::ZERO, tried: Duration::ZERO }
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -63,6 +66,10 @@ impl Upkeep {
     /// # Errors
     /// If Kafka refuses or cannot be reached; another step tries again.
     pub fn step(&mut self, elapsed: Duration) -> Result<()> {
+        if elapsed >= self.tried + TRY_EVERY || elapsed < self.tried {
+            self.tried = elapsed;
+            self.shared().try_again();
+        }
         self.shared().pump()?;
         self.hear()?;
         self.make_topics();

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use millstream_core::{Batch, Result, connector::RowEncoder};
+use millstream_core::{Batch, Code, Result, connector::RowEncoder};
 
 use super::{
     Found, KafkaSink,
@@ -13,7 +13,8 @@ use super::{
 };
 
 /// What was found, for many tasks that open at once. A task that opens again has failed, perhaps
-/// because the topic is another one by now: it asks again.
+/// because the topic is another one by now: it asks again. If it may not ask any more, what was
+/// found holds: that it may not write either its turn will tell, and wait until it may.
 #[derive(Debug, Default)]
 pub(super) struct Known(Mutex<(Option<Found>, BTreeSet<u32>)>);
 
@@ -24,8 +25,10 @@ impl Known {
         if let Some(found) = found.filter(|_| used.insert(task)) {
             return Ok(found);
         }
-        *found = None;
-        let asked = Found::ask(sink)?;
+        let asked = match (Found::ask(sink), found.take()) {
+            (Err(e), Some(before)) if e.code() == Code::Permission => before,
+            (asked, _) => asked?,
+        };
         *known = (Some(asked), BTreeSet::from([task]));
         Ok(asked)
     }

@@ -10,7 +10,9 @@ use rdkafka::{
     producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer},
 };
 
-use super::{Context, Properties, error, lock, tokens::LoggedIn, unreachable, writer::headers};
+use super::{
+    Context, Doing, Properties, error, lock, tokens::LoggedIn, unreachable, writer::headers,
+};
 use crate::client::{Appended, Records};
 
 /// One call's records on their way.
@@ -63,6 +65,7 @@ impl ProducerContext for Delivery {
         match result {
             Ok(message) => {
                 self.0.well();
+                self.0.heard(Doing::Appending, message.topic(), None);
                 let said = u64::try_from(message.offset()).map_err(|_| {
                     // librdkafka concludes that it was written from what was written behind it,
                     // which is not so if the broker had not heard of the topic yet.
@@ -73,7 +76,9 @@ impl ProducerContext for Delivery {
             }
             Err((e, message)) => {
                 let what = format!("appending to {} {}", message.topic(), message.partition());
-                call.arrived(1, Err(error(&what, e)));
+                let error = error(&what, e);
+                self.0.heard(Doing::Appending, message.topic(), Some(&error));
+                call.arrived(1, Err(error));
             }
         }
     }
@@ -91,6 +96,8 @@ impl Appender {
             ("linger.ms", "0"),
             ("acks", "all"),
             ("message.timeout.ms", "30000"),
+            // Once it was denied a topic it writes nothing there before it has asked for it again.
+            ("topic.metadata.refresh.interval.ms", "5000"),
         ]);
         let producer = properties.make(&config, Delivery(context))?;
         Ok(Appender { producer, order: Mutex::default() })

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use millstream_core::{Code, Error, Result, Time, engine::Waker};
@@ -20,11 +20,13 @@ use rdkafka::{
     message::Headers,
 };
 
-use super::{Context, PATIENCE, Properties, error, lock, tokens::LoggedIn, unreachable};
+use super::{Context, Doing, PATIENCE, Properties, error, lock, tokens::LoggedIn, unreachable};
 use crate::client::{Collected, Fetched, Reader, Record, Start, TopicPartition};
 
 /// How long a consumer waits for records before it looks whether it is still wanted.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a topic that may not be read is tried again.
+const TRY_EVERY: Duration = Duration::from_secs(1);
 /// What librdkafka fetches ahead for all partitions of a consumer.
 const AHEAD_KBYTES: &str = "32768";
 
@@ -42,6 +44,8 @@ struct Fetcher {
     context: Context,
     /// Also held while what is read no more leaves the consumer.
     routes: Mutex<Routes>,
+    /// Topics that may not be read.
+    denied: Mutex<Vec<Arc<str>>>,
     stop: AtomicBool,
 }
 
@@ -127,6 +131,7 @@ impl Fetchers {
             properties: self.properties.clone(),
             context: self.context.clone(),
             routes: Mutex::default(),
+            denied: Mutex::default(),
             stop: AtomicBool::new(false),
         });
         let topic = HashMap::from([(inbox.at.partition, inbox.clone())]);
@@ -150,6 +155,8 @@ impl Drop for Fetchers {
 
 /// Runs while anybody holds the consumer.
 fn fetch(fetcher: &Weak<Fetcher>, context: &Context) {
+    // Clock: this thread is production's.
+    let mut tried = Instant::now();
     while let Some(fetcher) = fetcher.upgrade().filter(|f| !f.stop.load(Ordering::Relaxed)) {
         match fetcher.consumer.poll(LOOK_EVERY) {
             Some(Ok(message)) => {
@@ -159,6 +166,11 @@ fn fetch(fetcher: &Weak<Fetcher>, context: &Context) {
             Some(Err(KafkaError::PartitionEOF(_))) | None => {}
             // It is not told which partition has failed.
             Some(Err(e)) => fetcher.look_around(&e),
+        }
+        if tried.elapsed() > TRY_EVERY {
+            tried = Instant::now();
+            let denied = std::mem::take(&mut *lock(&fetcher.denied));
+            fetcher.ask_for(&denied);
         }
     }
 }
@@ -218,12 +230,50 @@ impl Fetcher {
         }
     }
 
+    /// Finds out which of these topics may not be read, and says so until they may be: librdkafka
+    /// tells neither. It goes on by itself.
+    fn ask_for(&self, topics: &[Arc<str>]) {
+        for topic in topics {
+            let inbox = lock(&self.routes).get(topic).and_then(|all| all.values().next().cloned());
+            let denied = inbox.and_then(|inbox| {
+                let next = Start::Offset(lock(&inbox.state).next);
+                // Who may not even see it is told nothing when he reads.
+                self.sees(topic)
+                    .and_then(|()| {
+                        let context = self.context.clone();
+                        read(&self.properties, context, &inbox.at, next, 1).map(drop)
+                    })
+                    .err()
+                    .filter(|error| matches!(error.code(), Code::Permission | Code::Unreachable))
+            });
+            self.context.heard(Doing::Reading, topic, denied.as_ref());
+            if denied.is_some() {
+                lock(&self.denied).push(topic.clone());
+            }
+        }
+    }
+
+    fn sees(&self, topic: &str) -> Result<()> {
+        let found = self.consumer.fetch_metadata(Some(topic), PATIENCE);
+        let error = found.map(|all| all.topics().iter().find_map(|topic| topic.error()));
+        let error = match error {
+            Ok(None) => return Ok(()),
+            Ok(Some(code)) => KafkaError::MetadataFetch(code.into()),
+            Err(e) => e,
+        };
+        Err(super::error(&format!("reading {topic}"), &error))
+    }
+
     /// Some partition cannot be read: finds out which.
     fn look_around(&self, e: &KafkaError) {
         use RDKafkaErrorCode as K;
         let gone = match e.rdkafka_error_code() {
             Some(K::AutoOffsetReset | K::OffsetOutOfRange | K::NoOffset) => false,
             Some(K::UnknownTopicOrPartition | K::UnknownTopic | K::UnknownPartition) => true,
+            Some(K::TopicAuthorizationFailed) => {
+                let all: Vec<_> = lock(&self.routes).keys().cloned().collect();
+                return self.ask_for(&all);
+            }
             // Everything else passes, or shows as trouble of the connection.
             _ => return,
         };
