@@ -305,8 +305,8 @@ fn a_node_that_restarts_again_and_again_moves_only_what_it_had() {
     }
 }
 
-/// A program's clock never goes back while it runs, but it may begin anywhere: hours ahead or behind
-/// those of others, and with the next program it may be right.
+/// A program's clock never goes back while it runs, but it may begin anywhere: hours ahead or
+/// behind those of others, and with the next program it may be right.
 #[test]
 fn clocks_that_are_hours_off_matter_to_nobody() {
     const HOURS: i64 = 5 * 3_600_000;

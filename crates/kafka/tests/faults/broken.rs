@@ -1,12 +1,20 @@
-//! Brokers that die. They are of this test alone.
+//! Brokers that die or stand still. They are of these tests alone, one after the other.
 
-use millstream_brokers::{Brokers, or_skip};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use millstream_brokers::{Brokers, Error, or_skip};
 
 use crate::oracle::{HASTE, Owner, Scene, Steady};
 
+fn own() -> Result<MutexGuard<'static, Brokers>, &'static Error> {
+    static OWN: OnceLock<Result<Mutex<Brokers>, Error>> = OnceLock::new();
+    let own = OWN.get_or_init(|| Brokers::start().map(Mutex::new)).as_ref()?;
+    Ok(own.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 #[test]
 fn brokers_that_die_cost_time_and_no_turn() {
-    let brokers = or_skip!(Brokers::start());
+    let brokers = or_skip!(own());
     let scene = Scene::new(&brokers, "brokers-die");
     let node = scene.node(brokers.bootstrap());
     let mut owner = Owner::open(&node);
@@ -35,7 +43,7 @@ fn brokers_that_die_cost_time_and_no_turn() {
 /// As they do whose disk answers nothing for a while.
 #[test]
 fn brokers_that_stand_still_cost_time_and_no_turn() {
-    let brokers = or_skip!(Brokers::start());
+    let brokers = or_skip!(own());
     let scene = Scene::new(&brokers, "brokers-stand-still");
     let node = scene.node_with(brokers.bootstrap(), &[HASTE]);
     let mut owner = Owner::open(&node);

@@ -202,7 +202,7 @@ fn a_topic_that_was_made_is_there_whichever_broker_is_asked() {
     }
 }
 
-/// As those of a node look whose clock is hours ahead: the brokers refuse times that are not theirs.
+/// The brokers refuse times that are not theirs, as they do those of a node an hour ahead.
 #[test]
 fn no_nodes_clock_is_in_what_the_brokers_keep() {
     let brokers = or_skip!(Brokers::shared());
