@@ -105,6 +105,8 @@ fn a_bench_on_kafka_says_how_to_build_it() {
 #[test]
 fn faults_of_a_cluster_lose_and_double_nothing() {
     let small = ["--faults", "2", "--keys", "100", "--tasks", "4", "--events-per-s", "100"];
-    let report = bench(&[&["cluster-torture"][..], &small].concat());
-    assert_eq!((&report["lost"], &report["duplicated"]), (&0.into(), &0.into()));
+    for how in [&[][..], &["--keyed"]] {
+        let report = bench(&[&["cluster-torture"][..], &small, how].concat());
+        assert_eq!((&report["lost"], &report["duplicated"]), (&0.into(), &0.into()));
+    }
 }

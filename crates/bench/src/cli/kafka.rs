@@ -76,6 +76,10 @@ pub struct ClusterTorture {
     /// Events a second.
     #[arg(long, default_value_t = 2000)]
     pub events_per_s: u64,
+    /// The flow reads by the topic's own partitions, which are by key, without an exchange; each is
+    /// a task.
+    #[arg(long)]
+    pub keyed: bool,
 }
 
 /// Arguments of `kafka-throughput`.

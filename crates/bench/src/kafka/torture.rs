@@ -34,7 +34,7 @@ pub fn run(args: &ClusterTorture) -> Result<ExitCode> {
         &brokers,
         &own,
         PARTITIONS,
-        (args.keys, args.tasks, false),
+        (args.keys, args.tasks, args.keyed),
         args.events_per_s,
     )?;
     members.wait_balanced(NODES, tasks, PATIENCE)?;
