@@ -154,3 +154,24 @@ fn a_turn_that_times_out_on_its_way_is_not_refused() {
     owner.run(1);
     scene.verdict(4);
 }
+
+/// What was given up is told record by record while the turn is aborted.
+#[test]
+fn a_turn_that_nobody_acknowledges_is_given_up() {
+    let brokers = or_skip!(Brokers::shared());
+    let scene = Scene::new(brokers, "unanswered");
+    let [node] = brokers.nodes();
+    let running = scene.node_with(node.bootstrap(), &[HASTE, GIVES_UP]);
+    let mut owner = Owner::open(&running);
+    owner.run(3);
+    let held = node.hold(Api::PRODUCE, u32::MAX);
+    let ticket = owner.commit();
+    // Kafka gives it up at about the same time, and whoever aborts it then is fenced.
+    let end = owner.settled(ticket);
+    assert!(matches!(end, Settlement::Unknown | Settlement::Fenced), "{end:?}");
+    node.heal();
+    drop(held);
+    owner.reopen();
+    owner.run(1);
+    scene.verdict(4);
+}

@@ -401,7 +401,9 @@ fn send(hand: &Hand, records: &Records) -> Result<(), Stop> {
         }
     }
     hear(producer);
-    match lock(&watch.failed).take() {
+    // Not locked any more when it is stopped: more records may be told to have failed then.
+    let failed = lock(&watch.failed).take();
+    match failed {
         Some((e, topic)) => Err(stopped(hand, &e, &topic)),
         None => Ok(()),
     }
