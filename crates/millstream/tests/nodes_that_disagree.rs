@@ -36,7 +36,7 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 /// Of the input; a task reads each.
 const PARTITIONS: u32 = 4;
 /// Those, and the keyed ones.
-const TASKS: usize = PARTITIONS as usize + 9;
+const TASKS: usize = PARTITIONS as usize + 10;
 const KEYS: u64 = 40;
 /// Brokers, three nodes and all other tests share two cores.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -99,7 +99,7 @@ impl<'a> Scene<'a> {
             let node = Node::kafka(&address, APP, name).unwrap().http(":0").workers(1);
             let client = node.kafka_client().unwrap();
             let flow = Flow::new("f")
-                .partitions(9)
+                .partitions(10)
                 .source("events", KafkaSource::json(client.clone(), &from).unwrap())
                 .key_by("key")
                 .process::<Counter>("counter", OnError::DeadLetter)
