@@ -183,7 +183,7 @@ impl RdWriter {
         std::thread::Builder::new()
             .name("kafka-writer".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || run(&own, &properties, &context, &id))
+            .spawn(move || run(&own, &properties, context, &id))
             .map_err(|e| Error::io("thread kafka-writer", &e))?;
         Ok(RdWriter { shared })
     }
@@ -215,65 +215,45 @@ impl Writer for RdWriter {
     }
 }
 
-/// One of a writer's two ids.
-struct Hand {
-    producer: Transactional,
-    watch: Watch,
-}
-
-impl Hand {
-    fn new(properties: &Properties, context: Context, id: &str) -> Result<Hand> {
-        let (disturbed, failed) = Default::default();
-        let timeout = properties.transaction_timeout();
-        let watch = Watch { context, id: id.into(), timeout, disturbed, failed };
-        let timeout = timeout.as_millis().to_string();
-        let mut config = properties.producer(&[
-            ("transactional.id", id),
-            // For `Watch::log`.
-            ("debug", "eos"),
-            (TRANSACTION_TIMEOUT_MS, &timeout),
-            // Whatever waits is sent by flushing; till then it gathers.
-            ("linger.ms", "50"),
-            ("delivery.report.only.error", "true"),
-        ]);
-        config.set_log_level(RDKafkaLogLevel::Debug);
-        let producer = properties.make(&config, watch.clone());
-        Ok(Hand { producer: producer.map_err(|e| error("making a producer", &e))?, watch })
-    }
-}
-
-fn run(shared: &Shared, properties: &Properties, context: &Context, id: &str) {
-    let [first, second] = [id.to_string(), format!("{id}~2")];
-    let hands = std::thread::scope(|threads| {
-        let second = std::thread::Builder::new()
-            .name("kafka-writer".into())
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(threads, || take_over(shared, properties, context, &second))
-            .map_err(|e| Outcome::Refused(Error::io("thread kafka-writer", &e)))?;
-        let first = take_over(shared, properties, context, &first)?;
-        let second = second.join().map_err(|_| Outcome::Unknown)??;
-        Ok(first.zip(second).map(|(first, second)| [first, second]))
-    });
-    let hands = match hands {
-        Ok(Some(hands)) => hands,
+fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
+    let (disturbed, failed) = Default::default();
+    let timeout = properties.transaction_timeout();
+    let watch = Watch { context, id: id.into(), timeout, disturbed, failed };
+    let timeout = timeout.as_millis().to_string();
+    let mut config = properties.producer(&[
+        ("transactional.id", id),
+        // For `Watch::log`.
+        ("debug", "eos"),
+        (TRANSACTION_TIMEOUT_MS, &timeout),
+        // Whatever waits is sent by flushing; till then it gathers.
+        ("linger.ms", "50"),
+        ("delivery.report.only.error", "true"),
+    ]);
+    config.set_log_level(RDKafkaLogLevel::Debug);
+    let make = || -> Result<Transactional> {
+        properties.make(&config, watch.clone()).map_err(|e| error("making a producer", &e))
+    };
+    let producer = match take_over(shared, make, id) {
+        Ok(Some(producer)) => producer,
         Ok(None) => return,
         Err(outcome) => return shared.say(outcome),
     };
-    shared.say(Outcome::Ready);
-    for hand in hands.iter().cycle() {
-        context.well();
-        let Some(records) = shared.next() else { return };
-        let outcome = commit(hand, &records);
-        let committed = outcome == Outcome::Committed;
+    let mut told = Some(Outcome::Ready);
+    while let Some(outcome) = told {
+        let end = !matches!(outcome, Outcome::Ready | Outcome::Committed);
         shared.say(outcome);
-        if committed && hand.watch.disturbed.swap(false, Ordering::Relaxed) {
+        if end {
+            return;
+        }
+        watch.context.well();
+        let Some(records) = shared.next() else { return };
+        told = Some(commit(&producer, &watch, &records));
+        if told == Some(Outcome::Committed) && watch.disturbed.swap(false, Ordering::Relaxed) {
             // The commit may have been sent twice, and the second one may arrive during a later
             // transaction (KAFKA-17754). A new writer's epoch keeps it out.
+            shared.say(Outcome::Committed);
             lock(&shared.state).lock_out();
-            (shared.waker)();
-        }
-        if lock(&shared.state).dead {
-            return;
+            return (shared.waker)();
         }
     }
 }
@@ -286,27 +266,25 @@ fn run(shared: &Shared, properties: &Properties, context: &Context, id: &str) {
 /// nothing since, and can fence nobody later.
 fn take_over(
     shared: &Shared,
-    properties: &Properties,
-    context: &Context,
+    make: impl Fn() -> Result<Transactional>,
     id: &str,
-) -> Result<Option<Hand>, Outcome> {
-    let make = || Hand::new(properties, context.clone(), id).map_err(Outcome::Refused);
-    let mut hand = make()?;
+) -> Result<Option<Transactional>, Outcome> {
+    let mut producer = make().map_err(Outcome::Refused)?;
     let mut looks = LOOKS_MAX;
     while !shared.is_closed() {
         let hasty = looks > 0;
         looks = looks.saturating_sub(1);
-        let ready = hand.producer.init_transactions(if hasty { LOOK } else { CALL });
-        hear(&hand.producer);
-        let Err(failed) = ready else { return Ok(Some(hand)) };
+        let ready = producer.init_transactions(if hasty { LOOK } else { CALL });
+        hear(&producer);
+        let Err(failed) = ready else { return Ok(Some(producer)) };
         match &failed {
             KafkaError::Transaction(e) if e.is_fatal() => {
                 return Err(ending(e.code(), &failed, id, ""));
             }
             KafkaError::Transaction(e) if e.is_retriable() => {
                 if e.code() == RDKafkaErrorCode::ConcurrentTransactions && hasty {
-                    drop(hand);
-                    hand = make()?;
+                    drop(producer);
+                    producer = make().map_err(Outcome::Refused)?;
                 }
             }
             _ => return Err(Outcome::Refused(error(&format!("taking over {id}"), &failed))),
@@ -336,13 +314,13 @@ enum Stop {
     End(Outcome),
 }
 
-fn commit(hand: &Hand, records: &Records) -> Outcome {
+fn commit(producer: &Transactional, watch: &Watch, records: &Records) -> Outcome {
     let mut last = None;
     for _ in 0..TRIES {
-        let begun = hand.producer.begin_transaction().map_err(|e| stopped(hand, &e, ""));
-        let sent = begun.and_then(|()| send(hand, records));
+        let begun = producer.begin_transaction().map_err(|e| stopped(producer, watch, &e, ""));
+        let sent = begun.and_then(|()| send(producer, watch, records));
         match sent {
-            Ok(()) => return finish(hand),
+            Ok(()) => return finish(producer, watch),
             Err(Stop::Again(error)) if matches!(error.code(), Code::Limit | Code::Permission) => {
                 return Outcome::Refused(error);
             }
@@ -361,8 +339,7 @@ fn given_up(error: Error) -> Outcome {
 
 /// Sends everything and waits until all of it is acknowledged. If some of it has failed, what was
 /// answered cannot come late.
-fn send(hand: &Hand, records: &Records) -> Result<(), Stop> {
-    let Hand { producer, watch } = hand;
+fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<(), Stop> {
     lock(&watch.failed).take();
     let deadline = Instant::now() + watch.timeout;
     'all: for (at, record) in records.iter() {
@@ -404,7 +381,7 @@ fn send(hand: &Hand, records: &Records) -> Result<(), Stop> {
     // Not locked any more when it is stopped: more records may be told to have failed then.
     let failed = lock(&watch.failed).take();
     match failed {
-        Some((e, topic)) => Err(stopped(hand, &e, &topic)),
+        Some((e, topic)) => Err(stopped(producer, watch, &e, &topic)),
         None => Ok(()),
     }
 }
@@ -427,8 +404,7 @@ fn hear(producer: &Transactional) {
 }
 
 /// Ends a transaction that cannot be committed, since something has failed with a topic.
-fn stopped(hand: &Hand, e: &KafkaError, topic: &str) -> Stop {
-    let Hand { producer, watch } = hand;
+fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError, topic: &str) -> Stop {
     if let KafkaError::Transaction(inner) = e
         && inner.is_fatal()
     {
@@ -463,8 +439,7 @@ fn stopped(hand: &Hand, e: &KafkaError, topic: &str) -> Stop {
 }
 
 /// Commits what was sent.
-fn finish(hand: &Hand) -> Outcome {
-    let Hand { producer, watch } = hand;
+fn finish(producer: &Transactional, watch: &Watch) -> Outcome {
     hear(producer);
     watch.disturbed.store(false, Ordering::Relaxed);
     let deadline = Instant::now() + watch.timeout + COMMIT_GRACE;
