@@ -183,7 +183,7 @@ impl RdWriter {
         std::thread::Builder::new()
             .name("kafka-writer".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || run(&own, &properties, context, &id))
+            .spawn(move || run(&own, &properties, &context, &id))
             .map_err(|e| Error::io("thread kafka-writer", &e))?;
         Ok(RdWriter { shared })
     }
@@ -215,45 +215,65 @@ impl Writer for RdWriter {
     }
 }
 
-fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
-    let (disturbed, failed) = Default::default();
-    let timeout = properties.transaction_timeout();
-    let watch = Watch { context, id: id.into(), timeout, disturbed, failed };
-    let timeout = timeout.as_millis().to_string();
-    let mut config = properties.producer(&[
-        ("transactional.id", id),
-        // For `Watch::log`.
-        ("debug", "eos"),
-        (TRANSACTION_TIMEOUT_MS, &timeout),
-        // Whatever waits is sent by flushing; till then it gathers.
-        ("linger.ms", "50"),
-        ("delivery.report.only.error", "true"),
-    ]);
-    config.set_log_level(RDKafkaLogLevel::Debug);
-    let make = || -> Result<Transactional> {
-        properties.make(&config, watch.clone()).map_err(|e| error("making a producer", &e))
-    };
-    let producer = match take_over(shared, make, id) {
-        Ok(Some(producer)) => producer,
+/// One of a writer's two ids.
+struct Hand {
+    producer: Transactional,
+    watch: Watch,
+}
+
+impl Hand {
+    fn new(properties: &Properties, context: Context, id: &str) -> Result<Hand> {
+        let (disturbed, failed) = Default::default();
+        let timeout = properties.transaction_timeout();
+        let watch = Watch { context, id: id.into(), timeout, disturbed, failed };
+        let timeout = timeout.as_millis().to_string();
+        let mut config = properties.producer(&[
+            ("transactional.id", id),
+            // For `Watch::log`.
+            ("debug", "eos"),
+            (TRANSACTION_TIMEOUT_MS, &timeout),
+            // Whatever waits is sent by flushing; till then it gathers.
+            ("linger.ms", "50"),
+            ("delivery.report.only.error", "true"),
+        ]);
+        config.set_log_level(RDKafkaLogLevel::Debug);
+        let producer = properties.make(&config, watch.clone());
+        Ok(Hand { producer: producer.map_err(|e| error("making a producer", &e))?, watch })
+    }
+}
+
+fn run(shared: &Shared, properties: &Properties, context: &Context, id: &str) {
+    let [first, second] = [id.to_string(), format!("{id}~2")];
+    let hands = std::thread::scope(|threads| {
+        let second = std::thread::Builder::new()
+            .name("kafka-writer".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(threads, || take_over(shared, properties, context, &second))
+            .map_err(|e| Outcome::Refused(Error::io("thread kafka-writer", &e)))?;
+        let first = take_over(shared, properties, context, &first)?;
+        let second = second.join().map_err(|_| Outcome::Unknown)??;
+        Ok(first.zip(second).map(|(first, second)| [first, second]))
+    });
+    let hands = match hands {
+        Ok(Some(hands)) => hands,
         Ok(None) => return,
         Err(outcome) => return shared.say(outcome),
     };
-    let mut told = Some(Outcome::Ready);
-    while let Some(outcome) = told {
-        let end = !matches!(outcome, Outcome::Ready | Outcome::Committed);
-        shared.say(outcome);
-        if end {
-            return;
-        }
-        watch.context.well();
+    shared.say(Outcome::Ready);
+    for hand in hands.iter().cycle() {
+        context.well();
         let Some(records) = shared.next() else { return };
-        told = Some(commit(&producer, &watch, &records));
-        if told == Some(Outcome::Committed) && watch.disturbed.swap(false, Ordering::Relaxed) {
+        let outcome = commit(hand, &records);
+        let committed = outcome == Outcome::Committed;
+        shared.say(outcome);
+        if committed && hand.watch.disturbed.swap(false, Ordering::Relaxed) {
             // The commit may have been sent twice, and the second one may arrive during a later
             // transaction (KAFKA-17754). A new writer's epoch keeps it out.
-            shared.say(Outcome::Committed);
             lock(&shared.state).lock_out();
-            return (shared.waker)();
+            (shared.waker)();
+        }
+        if lock(&shared.state).dead {
+            return;
         }
     }
 }
@@ -266,25 +286,27 @@ fn run(shared: &Shared, properties: &Properties, context: Context, id: &str) {
 /// nothing since, and can fence nobody later.
 fn take_over(
     shared: &Shared,
-    make: impl Fn() -> Result<Transactional>,
+    properties: &Properties,
+    context: &Context,
     id: &str,
-) -> Result<Option<Transactional>, Outcome> {
-    let mut producer = make().map_err(Outcome::Refused)?;
+) -> Result<Option<Hand>, Outcome> {
+    let make = || Hand::new(properties, context.clone(), id).map_err(Outcome::Refused);
+    let mut hand = make()?;
     let mut looks = LOOKS_MAX;
     while !shared.is_closed() {
         let hasty = looks > 0;
         looks = looks.saturating_sub(1);
-        let ready = producer.init_transactions(if hasty { LOOK } else { CALL });
-        hear(&producer);
-        let Err(failed) = ready else { return Ok(Some(producer)) };
+        let ready = hand.producer.init_transactions(if hasty { LOOK } else { CALL });
+        hear(&hand.producer);
+        let Err(failed) = ready else { return Ok(Some(hand)) };
         match &failed {
             KafkaError::Transaction(e) if e.is_fatal() => {
                 return Err(ending(e.code(), &failed, id, ""));
             }
             KafkaError::Transaction(e) if e.is_retriable() => {
                 if e.code() == RDKafkaErrorCode::ConcurrentTransactions && hasty {
-                    drop(producer);
-                    producer = make().map_err(Outcome::Refused)?;
+                    drop(hand);
+                    hand = make()?;
                 }
             }
             _ => return Err(Outcome::Refused(error(&format!("taking over {id}"), &failed))),
@@ -314,13 +336,13 @@ enum Stop {
     End(Outcome),
 }
 
-fn commit(producer: &Transactional, watch: &Watch, records: &Records) -> Outcome {
+fn commit(hand: &Hand, records: &Records) -> Outcome {
     let mut last = None;
     for _ in 0..TRIES {
-        let begun = producer.begin_transaction().map_err(|e| stopped(producer, watch, &e, ""));
-        let sent = begun.and_then(|()| send(producer, watch, records));
+        let begun = hand.producer.begin_transaction().map_err(|e| stopped(hand, &e, ""));
+        let sent = begun.and_then(|()| send(hand, records));
         match sent {
-            Ok(()) => return finish(producer, watch),
+            Ok(()) => return finish(hand),
             Err(Stop::Again(error)) if matches!(error.code(), Code::Limit | Code::Permission) => {
                 return Outcome::Refused(error);
             }
@@ -339,7 +361,8 @@ fn given_up(error: Error) -> Outcome {
 
 /// Sends everything and waits until all of it is acknowledged. If some of it has failed, what was
 /// answered cannot come late.
-fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<(), Stop> {
+fn send(hand: &Hand, records: &Records) -> Result<(), Stop> {
+    let Hand { producer, watch } = hand;
     lock(&watch.failed).take();
     let deadline = Instant::now() + watch.timeout;
     'all: for (at, record) in records.iter() {
@@ -381,7 +404,7 @@ fn send(producer: &Transactional, watch: &Watch, records: &Records) -> Result<()
     // Not locked any more when it is stopped: more records may be told to have failed then.
     let failed = lock(&watch.failed).take();
     match failed {
-        Some((e, topic)) => Err(stopped(producer, watch, &e, &topic)),
+        Some((e, topic)) => Err(stopped(hand, &e, &topic)),
         None => Ok(()),
     }
 }
@@ -404,7 +427,8 @@ fn hear(producer: &Transactional) {
 }
 
 /// Ends a transaction that cannot be committed, since something has failed with a topic.
-fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError, topic: &str) -> Stop {
+fn stopped(hand: &Hand, e: &KafkaError, topic: &str) -> Stop {
+    let Hand { producer, watch } = hand;
     if let KafkaError::Transaction(inner) = e
         && inner.is_fatal()
     {
@@ -439,7 +463,8 @@ fn stopped(producer: &Transactional, watch: &Watch, e: &KafkaError, topic: &str)
 }
 
 /// Commits what was sent.
-fn finish(producer: &Transactional, watch: &Watch) -> Outcome {
+fn finish(hand: &Hand) -> Outcome {
+    let Hand { producer, watch } = hand;
     hear(producer);
     watch.disturbed.store(false, Ordering::Relaxed);
     let deadline = Instant::now() + watch.timeout + COMMIT_GRACE;
