@@ -101,7 +101,8 @@ pub fn process_in_log(engine: &dyn Engine, kind: &str, key: &str) -> Result<(Fou
         let places = |key: Key| {
             // The log does not say by which one the flow works.
             let all = [Partitioner::Slots, Partitioner::Murmur2];
-            all.map(|by| by.of(key.bytes(), partitions)).map(|at| (key.clone(), at))
+            let all = BTreeSet::from(all.map(|by| by.of(key.bytes(), partitions)));
+            all.into_iter().map(move |at| (key.clone(), at))
         };
         for (candidate, partition) in Key::candidates(key).into_iter().flat_map(places) {
             let Some(task) = tasks.get(&partition) else { continue };
