@@ -543,8 +543,7 @@ impl Planner<'_> {
         schemas: &BTreeMap<Upstream, SchemaRef>,
         inboxes: &BTreeMap<usize, Mailbox>,
     ) -> Front {
-        let inbox = inboxes.get(&head);
-        if let Some((at, source)) = self.source_of(head) {
+        let source = self.source_of(head).map(|(at, source)| {
             let schema = schemas[&(at, 0)].clone();
             let spec = match &self.step(at).kind {
                 StepKind::Source { event_time, .. } => event_time.as_ref(),
@@ -556,34 +555,29 @@ impl Planner<'_> {
                 future_max: spec.future_max,
                 idle_after: spec.idle_after,
             });
-            let mailbox = inbox.map(|inbox| StreamFront {
-                stream: inbox.stream,
-                schema: schema.clone(),
-                producers: Vec::new(),
-                partitions: inbox.partitions,
-            });
-            return Front::Source(
-                SourceFront {
-                    name: self.step(at).name.clone(),
-                    source: source.clone(),
-                    schema,
-                    event_time,
-                },
-                mailbox,
-            );
-        }
+            SourceFront {
+                name: self.step(at).name.clone(),
+                source: source.clone(),
+                schema,
+                event_time,
+            }
+        });
         let producer = |from: &Upstream| Producers {
             tasks: self.partitions_of(self.head(from.0)),
             everywhere: self.step(head).from.iter().any(|f| self.is_key_by(f.0)),
         };
-        Front::Streams(inbox.map_or_else(Vec::new, |inbox| {
-            vec![StreamFront {
-                stream: inbox.stream,
-                schema: schemas[&self.step(head).from[0]].clone(),
-                producers: self.producers(head).iter().map(producer).collect(),
-                partitions: inbox.partitions,
-            }]
-        }))
+        let streams = inboxes.get(&head).map(|inbox| {
+            let (schema, producers) = match &source {
+                // Nothing else comes to its processes but messages, and those tell no time.
+                Some(source) => (source.schema.clone(), Vec::new()),
+                None => (
+                    schemas[&self.step(head).from[0]].clone(),
+                    self.producers(head).iter().map(producer).collect(),
+                ),
+            };
+            StreamFront { stream: inbox.stream, schema, producers, partitions: inbox.partitions }
+        });
+        Front { streams: streams.into_iter().collect(), source }
     }
 
     fn is_key_by(&self, at: usize) -> bool {

@@ -257,8 +257,7 @@ impl Node {
         let gate = self.gate(streams.clone(), paused.clone());
         let mut spec = FlowSpec::new(&name);
         let mut slots = Vec::new();
-        let source =
-            |stage: &Stage| stage.front.source().map(|front| (stage.name.clone(), front.clone()));
+        let source = |stage: &Stage| Some((stage.name.clone(), stage.front.source.clone()?));
         let sources = Arc::new(stages.iter().filter_map(source).collect());
         // Consumers before producers, so that sources start last.
         for stage in stages.into_iter().rev() {
@@ -282,7 +281,7 @@ impl Node {
         gate: &Arc<dyn Fn() -> bool + Send + Sync>,
         sources: &Arc<BTreeMap<String, SourceFront>>,
     ) -> SlotId {
-        let ends = stage.front.source().is_some() || stage.sink.is_some();
+        let ends = stage.front.source.is_some() || stage.sink.is_some();
         let id = self.queue.add(flow, ends);
         let queue = self.queue.clone();
         let around = Surroundings {
@@ -707,7 +706,7 @@ impl Node {
 }
 
 fn inputs(stage: &Stage) -> Vec<StreamId> {
-    stage.front.streams().iter().map(|front| front.stream).collect()
+    stage.front.streams.iter().map(|front| front.stream).collect()
 }
 
 #[cfg(test)]

@@ -92,31 +92,14 @@ pub fn is_carried(sink: &dyn Sink, stream: &str, engine: &dyn Engine) -> Result<
     Ok(!engine.has_stream(stream)? && carried.place()? == place)
 }
 
-/// Where a stage's rows come from.
+/// Where a stage's rows come from: a connector, streams, or a connector and the mailbox of the
+/// processes that it feeds without an exchange.
 #[derive(Clone)]
-pub enum Front {
-    /// A connector, and the mailbox of the processes that it feeds without an exchange.
-    Source(SourceFront, Option<StreamFront>),
+pub struct Front {
+    /// The connector.
+    pub source: Option<SourceFront>,
     /// Partitions of streams, one input per stream.
-    Streams(Vec<StreamFront>),
-}
-
-impl Front {
-    /// The connector, if there is one.
-    pub fn source(&self) -> Option<&SourceFront> {
-        match self {
-            Front::Source(source, _) => Some(source),
-            Front::Streams(_) => None,
-        }
-    }
-
-    /// The streams.
-    pub fn streams(&self) -> &[StreamFront] {
-        match self {
-            Front::Source(_, mailbox) => mailbox.as_slice(),
-            Front::Streams(streams) => streams,
-        }
-    }
+    pub streams: Vec<StreamFront>,
 }
 
 /// A connector in front of a stage.

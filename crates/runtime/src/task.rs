@@ -29,7 +29,7 @@ use std::{
 
 use millstream_core::{
     Batch, Code, Error, Origin, Result, Status, Time, Turn,
-    connector::Prepared,
+    connector::{Prepared, Source},
     engine::{Engine, TaskSpec, Ticket, Waker},
     letter::Letter,
     mutant::{self, Mutant},
@@ -173,7 +173,7 @@ impl Task {
         let Some(plan) = &self.suspect else { return (Vec::new(), Vec::new()) };
         let at: Vec<Position> = progress.inputs.iter().map(|i| i.position).collect();
         // Where a source stands is not compared.
-        let streams_alone = self.stage.front.source().is_none();
+        let streams_alone = self.stage.front.source.is_none();
         let reached = |to: &[Position]| at.iter().zip(to).all(|(at, to)| at >= to);
         match () {
             // Turns before it were handed in but never committed: they come first.
@@ -249,7 +249,7 @@ impl Task {
 
     fn open(&mut self) -> Result<Did> {
         let front = &self.stage.front;
-        let streams = StreamInputs::new(front.streams(), self.partition);
+        let streams = StreamInputs::new(&front.streams, self.partition);
         let spec = TaskSpec {
             name: self.name(),
             tasks: self.stage.partitions,
@@ -271,14 +271,14 @@ impl Task {
             sink = Some(SinkOutput::open(
                 target,
                 partition,
-                front.streams().first().map(|f| f.schema.clone()).ok_or_else(no_front)?,
+                front.streams.first().map(|f| f.schema.clone()).ok_or_else(no_front)?,
                 &progress,
                 &streams,
                 lease.as_mut(),
                 around.waker.clone(),
             )?);
         }
-        let source = front.source().map(|front| {
+        let source = front.source.as_ref().map(|front| {
             let (note, waker) = (&progress.note, around.waker.clone());
             SourceInput::open(front, partition, note, waker, around.connectors.as_ref())
         });
@@ -642,27 +642,13 @@ impl Task {
 
     /// Fills in where letters come from; the names of places are known here, not in operators.
     fn address(&self, undecodable: Vec<Letter>, failed: Vec<Letter>, clock: Time) -> Vec<Letter> {
-        let here = |mut letter: Letter| {
-            letter.time = clock;
-            letter.flow = self.stage.flow.clone();
-            letter.stage = self.stage.name.clone();
-            letter
-        };
-        let named = |mut letter: Letter, front: Option<&SourceFront>| {
-            if letter.file.is_empty()
-                && let Some(file) = front.and_then(|front| front.source.file())
-            {
-                letter.file = file;
-            }
-            letter
-        };
         // Few sources cause many letters.
         let mut sources: BTreeMap<u32, (String, Option<&SourceFront>, u32)> = BTreeMap::new();
-        let mut place = |mut letter: Letter| {
+        let mut place = |letter: &mut Letter| {
             let origin = Origin(letter.place);
             letter.place = origin.place();
             if origin == Origin::NONE {
-                return letter;
+                return;
             }
             let (name, front, partition) = sources.entry(origin.source()).or_insert_with(|| {
                 let task = self.around.engine.task_name(TaskId(origin.source()));
@@ -673,16 +659,39 @@ impl Task {
                 (front.map_or(stage, |front| &front.name).to_string(), front, partition)
             });
             letter.source.clone_from(name);
-            if let Some(at) = front.and_then(|front| front.source.place(*partition, letter.place)) {
+            let Some(source) = front.map(|front| &front.source) else { return };
+            if let Some(at) = source.place(*partition, letter.place) {
                 (letter.file, letter.place) = (at, 0);
             }
-            named(letter, *front)
+            name_file(letter, &**source);
         };
-        let own = self.stage.front.source();
-        let undecodable = undecodable
-            .into_iter()
-            .map(|l| Letter { operator: self.stage.name.clone(), ..named(here(l), own) });
-        undecodable.chain(failed.into_iter().map(|l| place(here(l)))).collect()
+        let own = self.stage.front.source.as_ref();
+        let undecodable = undecodable.into_iter().map(|mut letter| {
+            letter.operator.clone_from(&self.stage.name);
+            if let Some(own) = own {
+                letter.source.clone_from(&own.name);
+                name_file(&mut letter, &*own.source);
+            }
+            letter
+        });
+        let failed = failed.into_iter().map(|mut letter| {
+            place(&mut letter);
+            letter
+        });
+        let here = |mut letter: Letter| {
+            letter.time = clock;
+            letter.flow.clone_from(&self.stage.flow);
+            letter.stage.clone_from(&self.stage.name);
+            letter
+        };
+        undecodable.chain(failed).map(here).collect()
+    }
+}
+
+/// Says which file a letter comes from, unless that is known.
+fn name_file(letter: &mut Letter, source: &dyn Source) {
+    if letter.file.is_empty() {
+        letter.file = source.file().unwrap_or_default();
     }
 }
 

@@ -102,15 +102,15 @@ impl Bench {
             flow: "f".into(),
             name: "s".into(),
             partitions: 1,
-            front: Front::Source(
-                SourceFront {
+            front: Front {
+                source: Some(SourceFront {
                     name: "rows".into(),
                     source: Arc::new(Rows),
                     schema,
                     event_time: None,
-                },
-                None,
-            ),
+                }),
+                streams: Vec::new(),
+            },
             chain: Arc::new(move |_| vec![Box::new(Worker(work.clone(), known.clone()))]),
             edges: Vec::new(),
             carried: Vec::new(),

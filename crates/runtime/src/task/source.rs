@@ -251,11 +251,8 @@ impl SourceInput {
             undecodable: chunk.undecodable.len() as u64,
             skipped: chunk.skipped,
         };
-        let name = self.front.name.clone();
         let letter = |u: Undecodable| Letter {
-            time: clock,
             trigger: Trigger::Undecodable,
-            source: name.clone(),
             place: u.place,
             bytes: u.bytes,
             column: u.column,

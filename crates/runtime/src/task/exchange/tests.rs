@@ -22,7 +22,7 @@ fn exchange(edges: Vec<Edge>) -> Exchange {
         flow: "f".into(),
         name: "s".into(),
         partitions: 1,
-        front: Front::Streams(Vec::new()),
+        front: Front { source: None, streams: Vec::new() },
         chain: Arc::new(|_| Vec::new()),
         edges,
         carried: Vec::new(),
