@@ -116,13 +116,13 @@ pub struct KafkaLatency {
     /// Partitions of both topics.
     #[arg(long, default_value_t = 2)]
     pub partitions: u32,
-    /// Tasks of the keyed stage: one for each core.
+    /// Tasks of the keyed stage, if there is an exchange: one for each core.
     #[arg(long, default_value_t = 2)]
     pub tasks: u32,
-    /// The flow reads by the topic's own partitions, which are by key, without an exchange; each is
-    /// a task.
+    /// The events go through an exchange, as if their topic were not partitioned by key: a second
+    /// hop.
     #[arg(long)]
-    pub keyed: bool,
+    pub exchange: bool,
 }
 
 /// Arguments of `restore`.

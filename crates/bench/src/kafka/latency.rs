@@ -1,5 +1,6 @@
-//! `kafka-latency`: one hop at a steady pace. How long is it from the moment an event was due
-//! until a read_committed reader has what became of it?
+//! `kafka-latency`: one hop at a steady pace, from topic to process to topic in one transaction.
+//! How long is it from the moment an event was due until a read_committed reader has what became
+//! of it?
 //!
 //! *What is strict about it:* events have a timetable; a producer that falls behind makes them
 //! late. Load and reader share the machine with the node and the brokers, and both times come from
@@ -44,7 +45,7 @@ pub fn run(args: &KafkaLatency) -> Result<ExitCode> {
         let brokers = brokers()?;
         let servers = brokers.bootstrap();
         let (from, to) = super::nodes::topics(&brokers, args.partitions);
-        let part = Part { keyed: args.keyed, ..Part::between(&from, &to, Some(args.tasks)) };
+        let part = Part { keyed: !args.exchange, ..Part::between(&from, &to, Some(args.tasks)) };
         let _nodes = Nodes::past_the_proxy(servers.clone(), part)?;
         let warm = WARM_S * args.events_per_s;
         let events = warm + args.seconds * args.events_per_s;
