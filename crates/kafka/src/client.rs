@@ -113,6 +113,19 @@ pub enum Start {
     Offset(u64),
 }
 
+/// Readers of one lane share a fetch from each broker at a time, and a queue: of what is fetched, each
+/// waits for what the others are behind. So what little must not wait is read apart from what is
+/// much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// What nodes tell each other.
+    Words,
+    /// What tasks read.
+    Inputs,
+    /// What tasks have kept: all of it, when it is read for the first time.
+    States,
+}
+
 /// Called with the record's offset, or why there is none.
 pub type Appended = Box<dyn FnOnce(Result<u64>) + Send>;
 
@@ -180,6 +193,7 @@ pub trait Client: Send + Sync {
         &self,
         at: &TopicPartition,
         start: Start,
+        lane: Lane,
         bytes_max: usize,
         waker: Waker,
     ) -> Result<Box<dyn Reader>>;

@@ -63,7 +63,7 @@ pub use self::{
     upkeep::{Threads, Trimmer, Upkeep, clock},
 };
 use crate::{
-    client::{Client, Start, TopicPartition},
+    client::{Client, Lane, Start, TopicPartition},
     cluster::Member,
 };
 
@@ -131,7 +131,7 @@ impl KafkaEngine {
         let reader = |topic: String| -> Result<_> {
             let (at, signal) = (TopicPartition::new(topic, 0), signal.clone());
             let waker = Arc::new(move || signal.raise());
-            let reader = client.reader(&at, Start::Earliest, AHEAD_BYTES, waker)?;
+            let reader = client.reader(&at, Start::Earliest, Lane::Words, AHEAD_BYTES, waker)?;
             Ok((client.range(&at)?.end, at, reader))
         };
         let (lines, at, registry) = reader(names.registry())?;

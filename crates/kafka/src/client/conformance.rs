@@ -14,7 +14,8 @@ use std::{
 use millstream_core::{Code, Result, Time, engine::Waker};
 
 use super::{
-    Client, Fetched, Outcome, Reader, Record, Records, Start, TopicPartition, TopicSpec, Writer,
+    Client, Fetched, Lane, Outcome, Reader, Record, Records, Start, TopicPartition, TopicSpec,
+    Writer,
 };
 
 /// How long a check waits for anything.
@@ -216,7 +217,7 @@ impl Subject {
 
     fn reader_of(&self, at: &TopicPartition, start: Start, bytes_max: usize) -> Eye {
         let bell = Bell::default();
-        let reader = self.client.reader(at, start, bytes_max, bell.waker()).unwrap();
+        let reader = self.client.reader(at, start, Lane::Inputs, bytes_max, bell.waker()).unwrap();
         Eye { reader, bell }
     }
 

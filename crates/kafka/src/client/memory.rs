@@ -34,7 +34,8 @@ use millstream_core::{Error, Result, Time, engine::Waker};
 
 use self::state::{Reading, State, no_topic, unreachable};
 use super::{
-    Appended, Client, Fetched, Outcome, Reader, Records, Start, TopicPartition, TopicSpec, Writer,
+    Appended, Client, Fetched, Lane, Outcome, Reader, Records, Start, TopicPartition, TopicSpec,
+    Writer,
 };
 
 /// Brokers in memory. Clones are the same brokers.
@@ -348,6 +349,7 @@ impl Client for Connection {
         &self,
         at: &TopicPartition,
         start: Start,
+        _: Lane,
         bytes_max: usize,
         waker: Waker,
     ) -> Result<Box<dyn Reader>> {

@@ -48,7 +48,9 @@ use self::{
     tokens::{LogIn, LoggedIn, Source, Tokens},
     writer::RdWriter,
 };
-use super::{Appended, Client, Fetched, Reader, Records, Start, TopicPartition, TopicSpec, Writer};
+use super::{
+    Appended, Client, Fetched, Lane, Reader, Records, Start, TopicPartition, TopicSpec, Writer,
+};
 
 /// How long a question to the brokers may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -616,10 +618,11 @@ impl Client for RdClient {
         &self,
         at: &TopicPartition,
         start: Start,
+        lane: Lane,
         bytes_max: usize,
         waker: Waker,
     ) -> Result<Box<dyn Reader>> {
-        self.fetchers.reader(at, start, bytes_max, waker)
+        self.fetchers.reader(at, start, lane, bytes_max, waker)
     }
 
     fn read(&self, at: &TopicPartition, start: Start, bytes_max: usize) -> Result<Option<Fetched>> {

@@ -12,7 +12,7 @@ use millstream_core::{
 };
 
 use super::codec::{Arrived, foreign, read_frame_key};
-use crate::client::{Client, Reader, Start, TopicPartition};
+use crate::client::{Client, Lane, Reader, Start, TopicPartition};
 
 /// What is read ahead of one input, in bytes.
 const AHEAD_BYTES: usize = 4 << 20;
@@ -51,7 +51,7 @@ impl Input {
         waker: Waker,
     ) -> Result<Input> {
         let start = progress.map_or(Start::Earliest, |p| Start::Offset(p.keep_from));
-        let reader = client.reader(&at, start, AHEAD_BYTES, waker.clone())?;
+        let reader = client.reader(&at, start, Lane::Inputs, AHEAD_BYTES, waker.clone())?;
         Ok(Input {
             client: client.clone(),
             at,
@@ -83,8 +83,8 @@ impl Input {
 
     pub fn poll(&mut self, from: Position, bytes_max: usize) -> Result<Vec<(u64, Frame)>> {
         if from.frame < self.from {
-            let start = Start::Offset(from.frame);
-            self.reader = self.client.reader(&self.at, start, AHEAD_BYTES, self.waker.clone())?;
+            let (start, waker) = (Start::Offset(from.frame), self.waker.clone());
+            self.reader = self.client.reader(&self.at, start, Lane::Inputs, AHEAD_BYTES, waker)?;
             (self.frames, self.bytes) = (VecDeque::new(), 0);
         }
         self.from = from.frame;

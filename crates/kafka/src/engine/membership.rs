@@ -20,7 +20,7 @@ use super::{
     views::is_of_a_flow,
 };
 use crate::{
-    client::{Reader, Record, Records, Start, TopicPartition},
+    client::{Lane, Reader, Record, Records, Start, TopicPartition},
     cluster::{Action, Member, State},
 };
 
@@ -79,7 +79,8 @@ impl Membership {
         };
         let signal = public.signal.clone();
         let waker = Arc::new(move || signal.raise());
-        let reader = shared.client.reader(&at, Start::Offset(from), AHEAD_BYTES, waker)?;
+        let start = Start::Offset(from);
+        let reader = shared.client.reader(&at, start, Lane::Words, AHEAD_BYTES, waker)?;
         let mut membership = Membership {
             engine,
             placed,

@@ -8,7 +8,7 @@ use std::{
 use millstream_core::{Result, engine::Waker, turn::Change};
 
 use super::codec::{Nonce, State, Turned, foreign, state, unpack};
-use crate::client::{Client, Collected, Fetched, Reader, Record, Start, TopicPartition};
+use crate::client::{Client, Collected, Fetched, Lane, Reader, Record, Start, TopicPartition};
 
 /// What lies unread between librdkafka and the tail, in bytes.
 const AHEAD_BYTES: usize = 8 << 20;
@@ -35,7 +35,7 @@ pub(super) struct Tail {
 
 impl Tail {
     pub fn new(client: &Arc<dyn Client>, at: TopicPartition, waker: Waker) -> Result<Tail> {
-        let reader = client.reader(&at, Start::Earliest, AHEAD_BYTES, waker)?;
+        let reader = client.reader(&at, Start::Earliest, Lane::States, AHEAD_BYTES, waker)?;
         Ok(Tail {
             at,
             reader,

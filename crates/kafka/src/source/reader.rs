@@ -20,7 +20,7 @@ use millstream_core::{
 use super::{Begin, KafkaSource, layout::Layout, no_topic};
 use crate::{
     bell::Bell,
-    client::{Fetched, Reader, Start, TopicPartition},
+    client::{Fetched, Lane, Reader, Start, TopicPartition},
 };
 
 const VERSION: u8 = 1;
@@ -124,7 +124,8 @@ impl KafkaReader {
         };
         let start = Start::Offset(position.next);
         let client = &self.source.client;
-        self.reader = Some(client.reader(&self.at, start, READ_BYTES, self.bell.waker())?);
+        self.reader =
+            Some(client.reader(&self.at, start, Lane::Inputs, READ_BYTES, self.bell.waker())?);
         self.position = Some(position);
         Ok(settled)
     }

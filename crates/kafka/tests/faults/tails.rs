@@ -8,7 +8,7 @@ use millstream_core::{
     engine::Engine,
     turn::{Change, Position, TableId},
 };
-use millstream_kafka::client::{Start, TopicPartition};
+use millstream_kafka::client::{Lane, Start, TopicPartition};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -238,7 +238,8 @@ fn a_state_whose_end_was_compacted_away_is_restored() {
     // So does a source.
     let (rings, mut read) = (bell.clone(), 0);
     let waker = Arc::new(move || rings.ring());
-    let mut reader = node.client.reader(&at, Start::Earliest, 1 << 20, waker).unwrap();
+    let mut reader =
+        node.client.reader(&at, Start::Earliest, Lane::States, 1 << 20, waker).unwrap();
     bell.until("the end of what was compacted", || {
         while let Some(piece) = reader.poll().unwrap() {
             read += piece.len();

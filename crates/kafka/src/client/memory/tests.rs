@@ -36,7 +36,8 @@ fn one(value: &str) -> Records {
 
 /// What can be read of a partition, with offsets.
 fn read(client: &dyn Client, partition: u32) -> Vec<(u64, String)> {
-    let mut reader = client.reader(&at(partition), Start::Earliest, 100, silent()).unwrap();
+    let mut reader =
+        client.reader(&at(partition), Start::Earliest, Lane::Inputs, 100, silent()).unwrap();
     let mut found = Vec::new();
     while let Some(piece) = reader.poll().unwrap() {
         let text = |v: Option<&[u8]>| String::from_utf8_lossy(v.unwrap_or(b"-")).into_owned();
@@ -295,7 +296,7 @@ fn a_topic_that_goes_wakes_its_readers() {
     let woken = Arc::new(AtomicBool::new(false));
     let wake = woken.clone();
     let waker: Waker = Arc::new(move || wake.store(true, Ordering::Relaxed));
-    let mut reader = client.reader(&at(0), Start::Earliest, 100, waker).unwrap();
+    let mut reader = client.reader(&at(0), Start::Earliest, Lane::Inputs, 100, waker).unwrap();
     assert!(reader.poll().unwrap().is_none() && !woken.load(Ordering::Relaxed));
     cluster.delete_topic("t");
     assert!(woken.load(Ordering::Relaxed));

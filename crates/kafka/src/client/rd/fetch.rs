@@ -1,4 +1,4 @@
-//! Reading: many partitions over one consumer, each into an inbox of its own.
+//! Reading: many partitions over one consumer for each lane, each into an inbox of its own.
 //!
 //! A partition whose inbox is full is paused at the consumer and goes on where it was. A consumer
 //! reads a partition only once; whoever wants it a second time gets another consumer.
@@ -21,7 +21,7 @@ use rdkafka::{
 };
 
 use super::{Context, Doing, PATIENCE, Properties, error, lock, tokens::LoggedIn, unreachable};
-use crate::client::{Collected, Fetched, Reader, Record, Start, TopicPartition};
+use crate::client::{Collected, Fetched, Lane, Reader, Record, Start, TopicPartition};
 
 /// How long a consumer waits for records before it looks whether it is still wanted.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -40,6 +40,7 @@ pub(super) struct Fetchers {
 /// A consumer and who reads what from it.
 struct Fetcher {
     consumer: LoggedIn<BaseConsumer<Context>>,
+    lane: Lane,
     properties: Arc<Properties>,
     context: Context,
     /// Also held while what is read no more leaves the consumer.
@@ -80,6 +81,7 @@ impl Fetchers {
         &self,
         at: &TopicPartition,
         start: Start,
+        lane: Lane,
         bytes_max: usize,
         waker: Waker,
     ) -> Result<Box<dyn Reader>> {
@@ -89,7 +91,7 @@ impl Fetchers {
         };
         let state = Mutex::new(Contents { next, begun, ..Contents::default() });
         let inbox = Arc::new(Inbox { at: at.clone(), bytes_max, waker, state });
-        let fetcher = self.take_in(&inbox)?;
+        let fetcher = self.take_in(&inbox, lane)?;
         let mut list = TopicPartitionList::new();
         let assigned = {
             // Held so that nothing pauses it between the two.
@@ -104,10 +106,10 @@ impl Fetchers {
         Ok(Box::new(reader))
     }
 
-    /// Finds a consumer that does not read the partition yet, or makes one.
-    fn take_in(&self, inbox: &Arc<Inbox>) -> Result<Arc<Fetcher>> {
+    /// Finds a consumer of the lane that does not read the partition yet, or makes one.
+    fn take_in(&self, inbox: &Arc<Inbox>, lane: Lane) -> Result<Arc<Fetcher>> {
         let mut all = lock(&self.all);
-        for fetcher in all.iter() {
+        for fetcher in all.iter().filter(|fetcher| fetcher.lane == lane) {
             let mut routes = lock(&fetcher.routes);
             let topic = routes.entry(inbox.at.topic.clone()).or_default();
             if let Entry::Vacant(free) = topic.entry(inbox.at.partition) {
@@ -128,6 +130,7 @@ impl Fetchers {
             .map_err(|e| error("making a consumer", &e))?;
         let fetcher = Arc::new(Fetcher {
             consumer,
+            lane,
             properties: self.properties.clone(),
             context: self.context.clone(),
             routes: Mutex::default(),
