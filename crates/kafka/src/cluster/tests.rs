@@ -86,6 +86,30 @@ fn a_loss_moves_each_task_to_its_standby() {
 }
 
 #[test]
+fn standbys_are_begun_when_what_was_lost_is_open() {
+    // One that nobody can open holds them up no longer than losses count.
+    for orphan in [false, true] {
+        let mut sim = Sim::new(5, 3, 30);
+        sim.settle();
+        let lost = sim.of(2);
+        sim.orphans.extend(lost.first().filter(|_| orphan).cloned());
+        let followed = |sim: &Sim| -> BTreeSet<(String, String)> {
+            let all = sim.hosts[..2].iter();
+            all.flat_map(|h| h.standbys.iter().map(|task| (h.name.clone(), task.clone()))).collect()
+        };
+        let (before, from) = (followed(&sim), sim.now);
+        sim.crash(2);
+        while followed(&sim).is_subset(&before) {
+            sim.run(5);
+        }
+        let open = lost.iter().filter(|task| sim.owners().contains_key(task.as_str())).count();
+        let waited = sim.now - from;
+        let expected = (lost.len() - usize::from(orphan), orphan);
+        assert_eq!((open, waited > 9_000), expected, "{waited} ms");
+    }
+}
+
+#[test]
 fn a_node_that_joins_gets_its_share_and_no_more_moves() {
     for (nodes, tasks) in [(1, 10), (2, 64), (3, 64), (8, 100)] {
         let mut sim = Sim::new(tasks as u64, nodes, tasks);

@@ -165,6 +165,11 @@ impl View {
         self.lost.get(&task).copied()
     }
 
+    /// Whether a task that lost its owner after `since` has not been opened by another one yet.
+    pub(super) fn takes_over(&self, since: Time) -> bool {
+        self.lost.values().any(|lost| lost.detected > since)
+    }
+
     pub(super) fn holders(&self) -> impl Iterator<Item = (TaskKey, &Holders)> {
         self.tasks.iter().map(|(task, holders)| (*task, holders))
     }

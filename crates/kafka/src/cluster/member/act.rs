@@ -36,7 +36,7 @@ impl Member {
         }
         self.hand_over();
         self.open(now);
-        self.follow();
+        self.follow(now);
         self.calm_down();
         self.leave();
     }
@@ -158,8 +158,10 @@ impl Member {
         self.do_with(task, Action::Open);
     }
 
-    /// Follows what the plan says, and drops a standby when another is warm in its place.
-    fn follow(&mut self) {
+    /// Follows what the plan says, and drops a standby when another is warm in its place. Reading
+    /// states for the first time would hold takeovers up, so it waits for those, though not for
+    /// ever: who has claimed a task may be unable to open it.
+    fn follow(&mut self, now: Time) {
         if self.plan.is_first_half() {
             return;
         }
@@ -177,7 +179,8 @@ impl Member {
                 room -= usize::from(lag > warm);
             }
         }
-        if self.state == State::Active {
+        let busy = self.view.takes_over(now - self.options.budget);
+        if self.state == State::Active && !busy {
             let new = wanted.iter().copied().filter(|task| !self.mine.contains_key(task));
             for task in new.collect::<Vec<_>>() {
                 self.put(task, Some(Mine::Standby { lag: LAG_UNKNOWN }));
