@@ -113,9 +113,8 @@ pub enum Start {
     Offset(u64),
 }
 
-/// Readers of one lane share a fetch from each broker at a time, and a queue: of what is fetched, each
-/// waits for what the others are behind. So what little must not wait is read apart from what is
-/// much.
+/// Readers of one lane share a queue, and one fetch from each broker at a time: each waits for what
+/// is there for the others. So what must not wait is read apart from what is much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// What nodes tell each other.
