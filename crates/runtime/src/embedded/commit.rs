@@ -58,6 +58,8 @@ pub struct Committer {
     /// Where the log ends, and up to where a sync has confirmed it.
     position: u64,
     synced: u64,
+    /// Records of the first batch that recovery has found, until they are durable anew.
+    again: u32,
     /// What lies in the segment, for its index.
     entries: Vec<Entry>,
     /// Bytes made durable since the compactor was told.
@@ -82,6 +84,8 @@ struct Plan {
     seq: u64,
     /// Segments that the snapshot does not need.
     dead: Vec<u64>,
+    /// Records that come next and are in the segment before, too.
+    again: u32,
 }
 
 impl Committer {
@@ -94,6 +98,7 @@ impl Committer {
             after: None,
             position: found.position,
             synced: found.position,
+            again: 0,
             entries: Vec::new(),
             untold: 0,
             unindexed: found.unindexed,
@@ -105,7 +110,10 @@ impl Committer {
             None => committer.before = Some(plan),
             // What was found and may not be durable is written anew, as after a failed sync.
             Some(first) => {
-                committer.before = Some(Plan { snapshot: None, seq: first.seq, dead: Vec::new() });
+                let (seq, dead) = (first.seq, Vec::new());
+                committer.again = committer.batch.len() as u32;
+                let again = committer.again;
+                committer.before = Some(Plan { snapshot: None, seq, dead, again });
                 committer.after = Some(plan);
             }
         }
@@ -229,6 +237,7 @@ impl Committer {
             dead: dead.map(|(base, _)| *base).collect(),
             snapshot: Some(inner.state.snapshot()),
             seq: inner.next_seq,
+            again: 0,
         }
     }
 
@@ -275,7 +284,8 @@ impl Committer {
         self.shared.lock().stats.fsyncs += 1;
         synced.map_err(|e| {
             let seq = self.batch.first().map_or(0, |r| r.seq);
-            self.before = Some(Plan { snapshot: None, seq, dead: Vec::new() });
+            let again = self.again;
+            self.before = Some(Plan { snapshot: None, seq, dead: Vec::new(), again });
             Error::io(segment::path(active.base), &e)
         })
     }
@@ -285,6 +295,7 @@ impl Committer {
         let Some(active) = &self.active else { return };
         let mut wakes = Wakes::default();
         let batch = mem::take(&mut self.batch);
+        self.again = 0;
         {
             let mut inner = self.shared.lock();
             for record in &batch {
@@ -334,7 +345,7 @@ impl Committer {
         let base = self.position;
         let mut segments = self.shared.lock().state.space.extents();
         segments.retain(|s| !plan.dead.contains(&s.base));
-        let start = Start { segments, snapshot: plan.snapshot.clone() };
+        let start = Start { segments, snapshot: plan.snapshot.clone(), again: plan.again };
         let mut record = Record::new(Kind::Start, &start, Vec::new())?;
         record.seq = plan.seq;
         let head = record.head(base, self.position);

@@ -9,7 +9,8 @@
 //! - Nothing is written here, and nothing is removed.
 //! - What no later record proves to be durable is handed to the committer to be written anew. A
 //!   killed process may have left it in the kernel only, and if a sync had failed before, even a
-//!   sync that succeeds now would not save it.
+//!   sync that succeeds now would not save it. But it may as well be durable, and promised: until
+//!   all of it is in the new segment, the old one is the last.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -56,6 +57,18 @@ struct Link {
     seq: u64,
     /// Where the second record starts.
     offset: u64,
+}
+
+impl Link {
+    /// Whether all records are here that it has taken over from the segment before.
+    fn is_whole(&mut self) -> Result<bool> {
+        let mut offset = self.offset;
+        for _ in 0..self.start.again {
+            let Some(found) = self.scan.record(offset)? else { return Ok(false) };
+            offset += found.head.record_len();
+        }
+        Ok(true)
+    }
 }
 
 /// Reads the log of a disk.
@@ -168,7 +181,11 @@ fn chain(disk: &dyn Disk, bases: &[u64]) -> Result<Vec<Link>> {
             continue;
         }
         match link(disk, *base)? {
-            Ok(link) => chain.push(link),
+            Ok(mut link) => {
+                if !chain.is_empty() || link.is_whole()? {
+                    chain.push(link);
+                }
+            }
             // A segment that was being started when the process stopped; nothing refers to it.
             Err(mut scan) if chain.is_empty() => {
                 if scan.was_durable(0)? {

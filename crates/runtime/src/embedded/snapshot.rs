@@ -19,6 +19,10 @@ pub(super) struct Start {
     pub segments: Vec<Extent>,
     /// `None`: continues the last of `segments`.
     pub snapshot: Option<Snapshot>,
+    /// Records that follow and lie behind the end of the last of `segments`, too. Until all of them
+    /// are here, they are good there, and this segment is none.
+    #[serde(default)]
+    pub again: u32,
 }
 
 /// Where a segment lies in the log.

@@ -269,6 +269,15 @@ impl World {
     fn crash(&mut self) {
         self.end();
         self.disk.crash();
+        if self.random.one_in(2) {
+            // And once more while it opens.
+            self.disk.crash_at(1 + self.random.below(12));
+            let disk = Arc::new(self.disk.clone());
+            if let Ok(mut opened) = EmbeddedEngine::open(self.options.clone(), disk) {
+                while opened.committer.step() == Progress::Worked {}
+            }
+            self.disk.crash();
+        }
         self.reopen();
     }
 

@@ -193,6 +193,48 @@ fn what_the_operating_system_has_survives_a_kill() {
     assert_eq!(bench.engine().read(id, 0, 0, usize::MAX).unwrap().len(), 100);
 }
 
+/// The last records before a crash are durable, which nothing on the disk proves: they are written
+/// anew, and must outlive a crash at any moment of that.
+#[test]
+fn what_is_written_anew_when_opening_survives_the_next_crash() {
+    for power in [false, true] {
+        let mut finished = false;
+        for operation in 1..=40 {
+            let disk = SimDisk::new(operation);
+            let mut bench = Bench::new(Arc::new(disk.clone()), Options::default());
+            let (id, mut lease) = writer(&mut bench, 1 << 20);
+            bench.settle();
+            put(&mut *lease, id, 1);
+            bench.settle();
+            // Two in one batch.
+            let tickets = [2, 3].map(|n| put(&mut *lease, id, n));
+            bench.settle();
+            assert!(tickets.iter().all(|ticket| lease.durable(*ticket)));
+            disk.crash();
+            disk.crash_at(operation);
+            if let Ok(mut opened) = EmbeddedEngine::open(Options::default(), bench.disk.clone()) {
+                while opened.committer.step() == Progress::Worked {}
+            }
+            finished |= !disk.is_off();
+            match power {
+                true => disk.crash(),
+                false => bench.disk = Arc::new(disk.fork(operation)),
+            }
+            bench.restart();
+            let found = bench.engine().read(id, 0, 0, usize::MAX).unwrap();
+            let rows: Vec<i64> = found.iter().flat_map(|(_, f)| numbers(f)).collect();
+            assert_eq!(rows, [1, 2, 3], "killed at operation {operation}, power cut: {power}");
+            // And that it can be gone on from.
+            let (_, mut lease) = writer(&mut bench, 1 << 20);
+            put(&mut *lease, id, 4);
+            bench.settle();
+            bench.restart();
+            assert_eq!(bench.engine().read(id, 0, 0, usize::MAX).unwrap().len(), 4);
+        }
+        assert!(finished, "opening takes more operations than were tried");
+    }
+}
+
 #[test]
 fn a_directory_belongs_to_one_node() {
     let dir = Temp::new("lock");
