@@ -146,6 +146,14 @@ pub trait Client: Send + Sync {
     /// If Kafka cannot be reached within the client's patience.
     fn topic(&self, name: &str) -> Result<Option<TopicSpec>>;
 
+    /// How many partitions a topic has, `None` if there is none: a question less than all of it.
+    ///
+    /// # Errors
+    /// As [`Client::topic`].
+    fn partitions(&self, name: &str) -> Result<Option<u32>> {
+        Ok(self.topic(name)?.map(|topic| topic.partitions))
+    }
+
     /// Changes settings of a topic.
     ///
     /// # Errors

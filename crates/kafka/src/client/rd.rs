@@ -378,7 +378,7 @@ impl RdClient {
 
     /// How many partitions a topic has; `None` if there is no such topic, 0 if not all of them can
     /// be used now.
-    fn partitions(&self, name: &str) -> Result<Option<u32>> {
+    fn counted(&self, name: &str) -> Result<Option<u32>> {
         let metadata =
             self.metadata(name).map_err(|e| self.error(&format!("asking for topic {name}"), &e))?;
         self.context.well();
@@ -398,7 +398,14 @@ impl RdClient {
 
     /// What the broker that is asked says about a topic.
     fn look_up(&self, name: &str) -> Result<Option<TopicSpec>> {
-        let mut partitions = self.partitions(name)?;
+        let Some(partitions) = self.led(name)? else { return Ok(None) };
+        let settings = self.settings(name)?.into_iter().map(|(k, v, _)| (k, v)).collect();
+        Ok(Some(TopicSpec { name: name.into(), partitions, settings }))
+    }
+
+    /// As [`RdClient::counted`]; waits until all partitions can be used.
+    fn led(&self, name: &str) -> Result<Option<u32>> {
+        let mut partitions = self.counted(name)?;
         // Clock: while its brokers are away a topic has no leader, which is not "there is none".
         let begun = std::time::Instant::now();
         while partitions == Some(0) {
@@ -406,11 +413,32 @@ impl RdClient {
                 return Err(unreachable(format!("topic {name} has a partition without a leader")));
             }
             std::thread::sleep(HEARSAY_EVERY);
-            partitions = self.partitions(name)?;
+            partitions = self.counted(name)?;
         }
-        let Some(partitions) = partitions else { return Ok(None) };
-        let settings = self.settings(name)?.into_iter().map(|(k, v, _)| (k, v)).collect();
-        Ok(Some(TopicSpec { name: name.into(), partitions, settings }))
+        Ok(partitions)
+    }
+
+    /// Asks again for a while about a topic that was made here: each question goes to any broker,
+    /// and one hears of it before another.
+    fn hear_of<T>(&self, name: &str, ask: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
+        let mut tries = 0;
+        loop {
+            let found = ask();
+            let hearsay = match &found {
+                Ok(None) => lock(&self.made).contains(name),
+                Ok(Some(_)) => false,
+                Err(e) => e.code() == Code::Unknown,
+            };
+            if hearsay && tries < HEARSAY_TRIES {
+                tries += 1;
+                std::thread::sleep(HEARSAY_EVERY);
+                continue;
+            }
+            if let Ok(None) = found {
+                lock(&self.made).remove(name); // Somebody has deleted it.
+            }
+            return found;
+        }
     }
 
     fn asking(&self) -> Arc<LoggedIn<BaseConsumer<Context>>> {
@@ -513,7 +541,7 @@ impl Client for RdClient {
         }
         // Clock: a broker that has not heard of the topic yet would refuse what comes next.
         let begun = std::time::Instant::now();
-        while self.partitions(&topic.name)?.unwrap_or(0) == 0 {
+        while self.counted(&topic.name)?.unwrap_or(0) == 0 {
             if begun.elapsed() > PATIENCE {
                 return Err(unreachable(format!("topic {} has no leaders yet", topic.name)));
             }
@@ -524,25 +552,11 @@ impl Client for RdClient {
     }
 
     fn topic(&self, name: &str) -> Result<Option<TopicSpec>> {
-        let mut tries = 0;
-        loop {
-            let found = self.look_up(name);
-            // Each question goes to any broker, and one hears of a topic before another.
-            let hearsay = match &found {
-                Ok(None) => lock(&self.made).contains(name),
-                Ok(Some(_)) => false,
-                Err(e) => e.code() == Code::Unknown,
-            };
-            if hearsay && tries < HEARSAY_TRIES {
-                tries += 1;
-                std::thread::sleep(HEARSAY_EVERY);
-                continue;
-            }
-            if found == Ok(None) {
-                lock(&self.made).remove(name); // Somebody has deleted it.
-            }
-            return found;
-        }
+        self.hear_of(name, || self.look_up(name))
+    }
+
+    fn partitions(&self, name: &str) -> Result<Option<u32>> {
+        self.hear_of(name, || self.led(name))
     }
 
     fn set_topic(&self, name: &str, settings: &[(String, String)]) -> Result<()> {

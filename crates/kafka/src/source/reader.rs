@@ -146,7 +146,7 @@ impl KafkaReader {
     /// That the topic has as many partitions as when the flow was made.
     fn check_partitions(&self) -> Result<()> {
         let (topic, expected) = (&self.source.topic, self.source.partitions);
-        let found = self.source.client.topic(topic)?.ok_or_else(|| no_topic(topic))?.partitions;
+        let found = self.source.client.partitions(topic)?.ok_or_else(|| no_topic(topic))?;
         if found == expected {
             return Ok(());
         }
