@@ -110,6 +110,34 @@ fn standbys_are_begun_when_what_was_lost_is_open() {
 }
 
 #[test]
+fn a_node_without_tasks_may_be_silent_for_longer() {
+    let mut sim = Sim::new(6, 3, 30);
+    sim.settle();
+    let new = sim.add();
+    sim.run(400);
+    let silent = |sim: &mut Sim, ms: i64| {
+        assert_eq!(sim.hosts[0].member.as_ref().unwrap().view().alive().count(), 4);
+        sim.hosts[new].paused_until = sim.now + ms;
+        sim.run(ms);
+        sim.deaths()
+    };
+    assert!(sim.of(new).is_empty());
+    assert_eq!(silent(&mut sim, 1500), 0);
+    sim.settle();
+    assert!(!sim.of(new).is_empty());
+    let accused = silent(&mut sim, 1500);
+    assert!(accused > 0);
+    sim.settle();
+    // For longer, not for ever.
+    sim.crash(new);
+    sim.run(1000);
+    sim.start(new);
+    sim.run(400);
+    let accused = sim.deaths().max(accused);
+    assert!(silent(&mut sim, 3000) > accused);
+}
+
+#[test]
 fn a_node_that_joins_gets_its_share_and_no_more_moves() {
     for (nodes, tasks) in [(1, 10), (2, 64), (3, 64), (8, 100)] {
         let mut sim = Sim::new(tasks as u64, nodes, tasks);

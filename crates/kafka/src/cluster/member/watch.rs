@@ -14,13 +14,17 @@ use std::collections::{BTreeMap, VecDeque};
 
 use millstream_core::Time;
 
-use crate::cluster::{Node, NodeKey, Options, View, weight};
+use crate::cluster::{Entry, Node, NodeKey, Options, View, weight};
 
 /// Nodes that accuse a dead one at once; all others wait for [`LATER`] heartbeats more, so that a
 /// thousand nodes do not all write the same.
 const FIRST: usize = 3;
 /// See [`FIRST`].
 const LATER: usize = 3;
+
+/// So many times longer a node is waited for that has no task and is to get none now: its death
+/// would change nothing, and who joins has a lot to do.
+const IDLE: usize = 3;
 
 /// Heartbeats before a death is declared, when it is already counted among the losses: nodes that
 /// died at once are not declared dead at once.
@@ -42,7 +46,7 @@ impl Watch {
     pub fn echo(&mut self, options: &Options, offset: u64) {
         self.count += 1;
         self.echoes.push_back(offset);
-        if self.echoes.len() > options.missed + LATER {
+        if self.echoes.len() > IDLE * options.missed + LATER {
             self.echoes.pop_front();
         }
     }
@@ -59,11 +63,11 @@ impl Watch {
 
     /// The nodes that look as if they were about to be declared dead.
     pub fn silent(&self, options: &Options, view: &View, me: NodeKey) -> Vec<NodeKey> {
-        let Some(since) = self.back(options.missed.saturating_sub(SOON).max(1)) else {
-            return Vec::new();
-        };
+        let soon = |missed: usize| self.back(missed.saturating_sub(SOON).max(1));
+        let Some(since) = soon(options.missed) else { return Vec::new() };
         let silent = view.alive().filter(|n| n.key != me && n.last < since);
-        silent.map(|n| n.key).collect()
+        let gone = |n: &&Node| soon(missed(options, view, n)).is_some_and(|since| n.last < since);
+        silent.filter(gone).map(|n| n.key).collect()
     }
 
     /// Whether a node that said something at `seen` gave another sign of life within the time that
@@ -87,12 +91,14 @@ impl Watch {
         now: Time,
     ) -> Vec<(NodeKey, u64, u64)> {
         let Some(since) = self.back(options.missed) else { return Vec::new() };
-        let long_since = self.back(options.missed + LATER);
         self.signs.retain(|node, _| view.node(*node).is_some());
         self.accused.retain(|node, _| view.node(*node).is_some_and(|n| n.state.is_alive()));
-        let silent: Vec<&Node> = view.alive().filter(|n| n.key != me && n.last < since).collect();
+        let silent = view.alive().filter(|n| n.key != me && n.last < since);
+        let silent = silent.map(|n| (n, missed(options, view, n)));
+        let gone = |(n, missed): &(&Node, usize)| self.back(*missed).is_some_and(|at| n.last < at);
+        let silent: Vec<(&Node, usize)> = silent.filter(gone).collect();
         let mut dead = Vec::new();
-        for node in silent {
+        for (node, missed) in silent {
             let again = self
                 .accused
                 .get(&node.key)
@@ -104,7 +110,7 @@ impl Watch {
                 let rank = |key: NodeKey| weight(node.key.0, key.0);
                 other.key != node.key && other.last >= since && rank(other.key) > rank(me)
             };
-            let late = long_since.is_some_and(|long_since| node.last < long_since);
+            let late = self.back(missed + LATER).is_some_and(|long_since| node.last < long_since);
             if late || view.alive().filter(before).count() < FIRST {
                 dead.push((node.key, node.incarnation, node.last));
                 self.accused.insert(node.key, self.count);
@@ -112,4 +118,12 @@ impl Watch {
         }
         dead
     }
+}
+
+/// How many own heartbeats come back before a node that says nothing is dead.
+fn missed(options: &Options, view: &View, node: &Node) -> usize {
+    let has = node.entries().any(|(_, entry)| entry.is_owner());
+    let to_it = |entry: Entry| matches!(entry, Entry::Granted { to, .. } if to == node.key);
+    let gets = || view.alive().any(|n| n.entries().any(|(_, entry)| to_it(entry)));
+    if has || gets() { options.missed } else { IDLE * options.missed }
 }
